@@ -1,0 +1,97 @@
+"""DDIM: one step, and the two loops that are made of it: sampling (noise → picture) and inversion (picture → noise).
+
+    x' = √ᾱ' · (x − √(1−ᾱ)·ε)/√ᾱ + √(1−ᾱ')·ε
+
+moves a latent from noise level ᾱ to ᾱ', down or up. Sampler and inverter differ in the direction, and in where ε is
+taken. All x are float32 latents [B, 4, H, W], `eps(x, t)` is a network with its text, and a level's number is its t.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minipnp.errors import InputError
+from minipnp.slots import Features
+
+# ᾱ_t of SD-1.x, in float64: what checkpoints store may be rounded to half precision, so it is never read from them.
+ALPHA_BAR = np.cumprod(1.0 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+CLEAN = 0  # the level of a picture: SD-1.x takes ᾱ_0 = 0.99915 for it, not 1
+
+Eps = Callable[[Tensor, int], Tensor]
+
+
+def timesteps(n: int) -> list[int]:
+    """n levels, noisiest first: 981, 961, …, 1 for n = 50. n is 1 to 999, as 1000 would begin at a t that is not there."""
+    if not 1 <= n <= 999:
+        raise InputError(f"{n} steps: give a number from 1 to 999")
+    return [1 + i * (1000 // n) for i in reversed(range(n))]
+
+
+def pairs(levels: list[int]) -> list[tuple[int, int]]:
+    """(t, t') of each sampling step, the last one ending at the clean level."""
+    return list(zip(levels, [*levels[1:], CLEAN]))
+
+
+def noise(x0: Tensor, z: Tensor, t: int) -> Tensor:
+    """Eq. (1): x_t = √ᾱ_t·x_0 + √(1−ᾱ_t)·z, z ~ N(0, 1)."""
+    a = float(ALPHA_BAR[t])
+    return math.sqrt(a) * x0 + math.sqrt(1 - a) * z
+
+
+def step(x: Tensor, e: Tensor, t: int, t_next: int) -> Tensor:
+    """x at level t → x at level t_next along the noise e; exact if e were the same everywhere on the way."""
+    a, a_next = float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
+    x0 = (x - math.sqrt(1 - a) * e) / math.sqrt(a)
+    return math.sqrt(a_next) * x0 + math.sqrt(1 - a_next) * e
+
+
+def sample(eps: Eps, x: Tensor, levels: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """From x at levels[0] down to the clean level; yields (level, latent) after each step."""
+    for t, t_prev in pairs(levels):
+        x = step(x, eps(x, t), t, t_prev)
+        yield t_prev, x
+
+
+def invert(
+    eps: Eps, x: Tensor, levels: list[int], at: str = "next", iterations: int = 0
+) -> Iterator[tuple[int, Tensor]]:
+    """From the clean x up through `levels` (noisiest first, as for `sample`); yields (level, latent) after each step.
+
+    The exact inverse of a sampling step from t' to t needs ε(x', t') at the point x' that is sought. `at` says where it
+    is taken instead: "next": ε(x, t'), as pnp-diffusers does; "current": ε(x, t), as plug-and-play does.
+    Each of the `iterations` then puts the x' found so far into the implicit equation x' = step(x, ε(x', t')).
+    """
+    if at not in ("next", "current"):
+        raise InputError(f"inversion takes eps at 'next' or 'current', not {at!r}")
+    for t_next, t in reversed(pairs(levels)):
+        x_next = step(x, eps(x, t_next if at == "next" else t), t, t_next)
+        for _ in range(iterations):
+            x_next = step(x, eps(x_next, t_next), t, t_next)
+        x = x_next
+        yield t_next, x
+
+
+def guided(
+    unet: Callable, x: Tensor, t: int, text: Tensor, null: Tensor, w: float,
+    negative: Tensor | None = None, alpha: float = 0.0, inject: Features = Features(),
+) -> Tensor:  # fmt: skip
+    """Classifier-free guidance, from one pass over all branches: ε = w·ε(x_t, P, t) + (1−w)·ε̃, Eq. (5).
+
+    x: [1, 4, H, W]. text, null, negative: [1, 77, width] each. ε̃ is ε(x_t, ∅, t), or with a negative prompt P_n
+    ε̃ = α·ε(x_t, ∅, t) + (1−α)·ε(x_t, P_n, t), Eq. (6). inject: features of one row for all branches, or of two: the
+    first for the unconditional branches, the second for the conditional one. A branch of weight 0 is not evaluated.
+    """
+    if negative is None:
+        alpha = 1.0
+    weighted = [(w, text, -1), ((1 - w) * alpha, null, 0), ((1 - w) * (1 - alpha), negative, 0)]
+    weights, texts, index = zip(*(branch for branch in weighted if branch[0] != 0))
+    e = unet(x, t, torch.cat(texts), inject.rows(list(index)))
+    return sum(weight * e[i : i + 1] for i, weight in enumerate(weights))
+
+
+def residual(eps: Eps, x: Tensor, x_next: Tensor, t: int, t_next: int) -> float:
+    """‖x' − step(x, ε(x', t'))‖ / ‖x'‖: how far an inversion step is from what sampling would undo. 0 is exact."""
+    return ((x_next - step(x, eps(x_next, t_next), t, t_next)).norm() / x_next.norm()).item()

@@ -1,0 +1,116 @@
+"""The guidance image's own denoising x^G_t: inverted from a picture, or generated from a text."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from minipnp.ddim import CLEAN, guided, invert, pairs, residual, sample, timesteps
+from minipnp.errors import InputError
+from minipnp.unet import UNet
+
+Progress = Callable[[Iterable, int, str], Iterable]  # (things, how many, what they are) → the same things, one by one
+
+
+def silent(things: Iterable, total: int, what: str) -> Iterable:
+    return things
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What Plug-and-Play reads of the guidance image.
+
+    latents: x^G_t [1, 4, h, w] by level t. x_T: where a translation starts. x_0: the clean latent.
+    texts: [1, 77, width], the text under which features are taken; or [2, 77, width]: the first for the unconditional
+    branches, the second for the conditional one. residuals: `ddim.residual` by level, at a few steps of the inversion.
+    resampled: the latents were sampled from x_T, and are not those of the inversion.
+    """
+
+    latents: dict[int, Tensor]
+    x_T: Tensor
+    x_0: Tensor
+    texts: Tensor
+    residuals: dict[int, float] = field(default_factory=dict)
+    resampled: bool = False
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How a picture is inverted. The defaults are those of pnp-diffusers.
+
+    steps, at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents themselves; n: they are sampled
+    again from x_T in n steps, as the paper's Algorithm 1 does. checks: steps at which the residual is measured, one
+    evaluation of the network each.
+    """
+
+    steps: int = 999
+    at: str = "next"
+    iterations: int = 0
+    resample: int = 0
+    checks: int = 5
+
+
+def guidance_from_latent(
+    unet: UNet, x_0: Tensor, null: Tensor, edit_steps: int, how: Inversion = Inversion(), progress: Progress = silent
+) -> Guidance:
+    """x^G_T ← DDIM-inv(I^G), the first line of Algorithm 1: under the empty prompt `null` [1, 77, width], unguided.
+
+    Where the edit has levels that the inversion has not, the source is resampled in edit_steps.
+    """
+
+    def eps(x: Tensor, t: int) -> Tensor:
+        return unet(x, t, null)
+
+    edit, up = timesteps(edit_steps), timesteps(how.steps)
+    resample = how.resample or (0 if set(edit) <= set(up) else edit_steps)
+    down = timesteps(resample) if resample else edit
+    if not set(edit) <= set(down):
+        raise InputError(f"resampling in {resample} steps misses levels of an edit in {edit_steps}: give a multiple, or 999")
+    # The noisiest level that is used. plug-and-play takes the inversion's last, also where it samples from another.
+    start = up[0] if how.resample else min(up, key=lambda t: abs(t - down[0]))
+    up = [t for t in up if t <= start]
+
+    checked = set(up[:: -(-len(up) // how.checks)]) if how.checks else set()
+    x, latents, residuals = x_0, {}, {}
+    for (t_next, t), (_, x_next) in zip(
+        reversed(pairs(up)), progress(invert(eps, x_0, up, how.at, how.iterations), len(up), "inversion")
+    ):
+        if t_next in checked:
+            residuals[t_next] = residual(eps, x, x_next, t, t_next)
+        if t_next in edit or t_next == start:
+            latents[t_next] = x_next
+        x = x_next
+    x_T = latents[start]
+    if resample:
+        latents = _resample(eps, x_T, down, edit, progress, "resampling")
+    return Guidance({t: latents[t] for t in edit}, x_T, x_0, null, residuals, resampled=bool(resample))
+
+
+def guidance_from_text(
+    unet: UNet, x_T: Tensor, source: Tensor, null: Tensor, edit_steps: int, scale: float = 5.0, both: bool = False,
+    progress: Progress = silent,
+) -> Guidance:  # fmt: skip
+    """A generated guidance image: sampled from x_T with the text `source` [1, 77, width] at this guidance scale.
+
+    Its features are taken under the source text (the paper's footnote 1); both: under the empty prompt for the
+    unconditional branches and under the source text for the conditional one, as plug-and-play does.
+    """
+
+    def eps(x: Tensor, t: int) -> Tensor:
+        return guided(unet, x, t, source, null, scale)
+
+    levels = timesteps(edit_steps)
+    latents = _resample(eps, x_T, levels, [*levels, CLEAN], progress, "guidance")
+    x_0 = latents.pop(CLEAN)
+    return Guidance(latents, x_T, x_0, torch.cat([null, source]) if both else source, resampled=True)
+
+
+def _resample(eps, x_T: Tensor, down: list[int], keep: list[int], progress: Progress, what: str) -> dict[int, Tensor]:
+    """x^G_{t−1} ← DDIM-samp(x^G_t, z^G_{t−1}) from x_T; the latents at the levels in `keep`."""
+
+    def latents() -> Iterator[tuple[int, Tensor]]:
+        yield down[0], x_T
+        yield from progress(sample(eps, x_T, down), len(down), what)
+
+    return {t: x for t, x in latents() if t in keep}

@@ -1,0 +1,81 @@
+"""From words and pictures to pictures: what the command line does, for use from Python.
+
+    sd = minipnp.load("weights/bundled")
+    G = minipnp.guidance_from_picture(sd, picture)
+    pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"])
+"""
+
+import torch
+from torch import Tensor
+
+from minipnp.ddim import guided, sample, timesteps
+from minipnp.errors import InputError
+from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
+from minipnp.model import StableDiffusion
+from minipnp.pnp import PnP, plug_and_play
+
+
+@torch.no_grad()
+def guidance_from_picture(
+    sd: StableDiffusion, picture: Tensor, edit_steps: int = 50, how: Inversion = Inversion(), vae_seed: int | None = None,
+    progress: Progress = silent,
+) -> Guidance:  # fmt: skip
+    """picture: [1, 3, H, W] in [−1, 1], sides multiples of sd.multiple. vae_seed: encode to a sample, not the mean."""
+    check_sides(sd, *picture.shape[2:])
+    return guidance_from_latent(sd.unet, sd.encode(picture, vae_seed), sd.embed(""), edit_steps, how, progress)
+
+
+@torch.no_grad()
+def guidance_from_prompt(
+    sd: StableDiffusion, prompt: str, seed: int, edit_steps: int = 50, scale: float = 5.0, both: bool = False,
+    height: int | None = None, width: int | None = None, progress: Progress = silent,
+) -> Guidance:  # fmt: skip
+    """A generated guidance picture: no inversion is needed. height, width: pixels, by default sd.size."""
+    x_T = start(sd, height or sd.size, width or sd.size, seed)
+    return guidance_from_text(sd.unet, x_T, sd.embed(prompt), sd.embed(""), edit_steps, scale, both, progress)
+
+
+@torch.no_grad()
+def translate(
+    sd: StableDiffusion, G: Guidance, prompts: list[str], negative: str | None = None, settings: PnP = PnP(),
+    random_start: int | None = None, progress: Progress = silent,
+) -> Tensor:  # fmt: skip
+    """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]. random_start: a seed for x_T, an ablation."""
+    x_T = None if random_start is None else sd.noise(*G.x_T.shape[2:], random_start)
+    texts, against = [sd.embed(prompt) for prompt in prompts], None if negative is None else sd.embed(negative)
+    steps = plug_and_play(sd.unet, G, texts, sd.embed(""), against, settings, x_T)
+    *_, (_, x_0) = progress(steps, settings.steps, "translation")
+    return sd.decode(x_0)
+
+
+@torch.no_grad()
+def reconstruct(sd: StableDiffusion, G: Guidance, progress: Progress = silent) -> Tensor:
+    """The guidance sampled again from its x_T, unguided: what the inversion lost shows in it. [1, 3, H, W]."""
+    levels = sorted(G.latents, reverse=True)
+    steps = sample(lambda x, t: sd.unet(x, t, G.texts[:1]), G.x_T, levels)
+    *_, (_, x_0) = progress(steps, len(levels), "reconstruction")
+    return sd.decode(x_0)
+
+
+@torch.no_grad()
+def draw(
+    sd: StableDiffusion, prompt: str, seed: int = 0, steps: int = 50, scale: float = 7.5, negative: str | None = None,
+    height: int | None = None, width: int | None = None, progress: Progress = silent,
+) -> Tensor:  # fmt: skip
+    """A picture from text alone: [1, 3, H, W], about [−1, 1]."""
+    x_T = start(sd, height or sd.size, width or sd.size, seed)
+    text, null = sd.embed(prompt), sd.embed(negative or "")
+    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x_T, timesteps(steps))
+    *_, (_, x_0) = progress(denoising, steps, "sampling")
+    return sd.decode(x_0)
+
+
+def start(sd: StableDiffusion, height: int, width: int, seed: int) -> Tensor:
+    """x_T ~ N(0, 1) for a picture of this size in pixels."""
+    check_sides(sd, height, width)
+    return sd.noise(height // sd.vae.config.factor, width // sd.vae.config.factor, seed)
+
+
+def check_sides(sd: StableDiffusion, height: int, width: int) -> None:
+    if height < 1 or width < 1 or height % sd.multiple or width % sd.multiple:
+        raise InputError(f"{width} × {height} pixels: both sides must be multiples of {sd.multiple}")
