@@ -1,0 +1,1 @@
+"""The other training-free editing methods, one file each, on the same network and the same slots."""

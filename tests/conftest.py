@@ -1,0 +1,42 @@
+"""What several test files share: the authors' small random network, and small inputs for it."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minipnp.config import UNetConfig
+from minipnp.unet import UNet
+from minipnp.weights import UNET, TensorFile, load_network
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "golden"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """‖a − b‖ / ‖b‖."""
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.fixture(scope="session")
+def golden_unet() -> UNet:
+    """The random network under which the authors' own code computed the vectors in tests/data/golden."""
+    config = UNetConfig.read(GOLDEN / "config.json")
+    return load_network(UNET, TensorFile(GOLDEN / "unet_tiny.safetensors"), config, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden("plug_and_play") → the tensors of that file."""
+    return lambda name: load_file(GOLDEN / f"{name}.safetensors")
+
+
+@pytest.fixture
+def inputs(golden) -> dict[str, torch.Tensor]:
+    """x: latent [1, 4, 16, 24], not square; null, text: embeddings [1, 77, 32]."""
+    case = golden("pnp_diffusers_nonsquare")
+    return {"x": case["z0"], "null": case["embed.empty"], "text": case["embed.target"]}

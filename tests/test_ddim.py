@@ -1,0 +1,198 @@
+"""DDIM without a network: the schedule, the step, and the two loops on noise predictions that are known."""
+
+import math
+
+import pytest
+import torch
+from conftest import relative
+
+from minipnp.ddim import ALPHA_BAR, CLEAN, guided, invert, pairs, residual, sample, step, timesteps
+from minipnp.errors import InputError
+from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
+from minipnp.pnp import PnP
+
+X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+NULL = torch.zeros(1, 77, 8)
+
+
+# ---- schedule ----
+
+
+def test_alpha_bar_is_the_published_one():
+    """Scaled linear betas. A plain linear schedule ends at 0.00158; the tolerance is the published table's rounding."""
+    published = {0: 0.99915, 1: 0.9982960278384514, 20: 0.981314362200552, 21: 0.9803807481013713,
+                 500: 0.2763326838229746, 961: 0.007281727140942984, 981: 0.00577550013949575, 999: 0.004660098513077238}  # fmt: skip
+    assert {t: ALPHA_BAR[t] for t in published} == pytest.approx(published, rel=1e-12)
+    assert len(ALPHA_BAR) == 1000 and ALPHA_BAR[CLEAN] != 1
+
+
+def test_timesteps():
+    assert timesteps(50) == list(range(981, 0, -20))
+    assert timesteps(3) == [667, 334, 1]
+    assert timesteps(999) == list(range(999, 0, -1))
+    assert timesteps(30)[0] == 958 and len(timesteps(30)) == 30  # 30 does not divide 1000
+    assert all(0 < t < 1000 for n in range(1, 1000) for t in timesteps(n))
+    assert pairs([981, 961, 1]) == [(981, 961), (961, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("n", [0, 1000, -5])
+def test_steps_out_of_range_are_refused(n):
+    with pytest.raises(InputError, match="from 1 to 999"):
+        timesteps(n)
+
+
+SHARES = [(0.8, 50, 40), (0.5, 50, 25), (0.58, 50, 29), (0.29, 100, 29), (0, 50, 0), (1, 50, 50), (0.999, 50, 49)]
+
+
+@pytest.mark.parametrize("tau, steps, n", SHARES)
+def test_a_share_of_the_steps_loses_none_to_rounding(tau, steps, n):
+    assert PnP(steps=steps).injected_steps(tau) == n
+    inclusive = PnP(steps=steps, inclusive=True).injected_steps(tau)
+    assert inclusive == (0 if n == 0 and tau == 0 else min(n + 1, steps))
+
+
+OUT_OF_RANGE = [
+    {"tau_f": 1.1},
+    {"tau_A": -0.1},
+    {"alpha": 2},
+    {"steps": 1000},
+    {"scale": math.nan},
+    {"alpha_schedule": "x"},
+]
+
+
+@pytest.mark.parametrize("setting", OUT_OF_RANGE)
+def test_settings_out_of_range_are_refused(setting):
+    with pytest.raises(InputError, match="give"):
+        PnP(**setting)
+
+
+# ---- the step ----
+
+
+@pytest.mark.parametrize("t, t_next", [(981, 961), (1, CLEAN), (CLEAN, 1), (501, 901)])
+def test_a_step_keeps_picture_and_noise_and_changes_their_shares(t, t_next):
+    x_0, e = X, X.flip(3)
+    at = lambda t: math.sqrt(ALPHA_BAR[t]) * x_0 + math.sqrt(1 - ALPHA_BAR[t]) * e  # noqa: E731
+    # At t = 981, x_0 is divided by √ᾱ = 0.076, which enlarges rounding 13 times.
+    assert relative(step(at(t), e, t, t_next), at(t_next)) <= 5e-6
+    assert relative(step(step(X, e, t, t_next), e, t_next, t), X) <= 5e-6
+
+
+def test_sampling_and_inversion_undo_each_other_where_the_noise_is_known():
+    eps = lambda x, t: X.flip(3)  # noqa: E731
+    for at in ("next", "current"):
+        *_, (t, x_T) = invert(eps, X, timesteps(50), at)
+        *_, (end, x_0) = sample(eps, x_T, timesteps(50))
+        assert (t, end) == (981, CLEAN)
+        assert relative(x_0, X) <= 1e-4  # a hundred steps of rounding, enlarged 13 times
+
+
+def test_inversion_takes_eps_where_it_says():
+    seen = []
+
+    def eps(x, t):
+        seen.append(t)
+        return 0.1 * x
+
+    list(invert(eps, X, timesteps(4), "next"))
+    assert seen == [1, 251, 501, 751]
+    seen.clear()
+    list(invert(eps, X, timesteps(4), "current"))
+    assert seen == [0, 1, 251, 501]
+    seen.clear()
+    list(invert(eps, X, timesteps(2), "current", iterations=2))
+    assert seen == [0, 1, 1, 1, 501, 501]
+    with pytest.raises(InputError, match="'next' or 'current'"):
+        list(invert(eps, X, timesteps(2), "here"))
+
+
+def test_fixed_point_iterations_close_the_loop():
+    """Each iteration shrinks the residual of the implicit equation, and with it the error of the round trip."""
+    eps = lambda x, t: torch.tanh(x * (1 + t / 1000))  # noqa: E731
+    levels, errors, residuals = timesteps(20), [], []
+    for iterations in (0, 1, 2, 4, 8):
+        x, worst = X, 0.0
+        for (t_next, t), (_, x_next) in zip(
+            reversed(pairs(levels)), invert(eps, X, levels, "next", iterations), strict=True
+        ):
+            worst, x = max(worst, residual(eps, x, x_next, t, t_next)), x_next
+        *_, (_, back) = sample(eps, x, levels)
+        errors.append(relative(back, X))
+        residuals.append(worst)
+    assert errors == sorted(errors, reverse=True) and residuals == sorted(residuals, reverse=True)
+    assert errors[0] > 10 * errors[-1] and residuals[-1] < 1e-2 * residuals[0]
+
+
+def test_the_first_iterate_is_the_form_next():
+    eps = lambda x, t: torch.sin(x + t)  # noqa: E731
+    *_, (_, x) = invert(eps, X, [1], "next")
+    assert torch.equal(x, step(X, eps(X, 1), 0, 1))
+
+
+# ---- what the guidance keeps ----
+
+
+class CountingNetwork:
+    """ε = x/2 for any text; remembers at which t it was called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, t, text, inject=None):
+        self.calls.append(t)
+        return 0.5 * x.expand(len(text), *x.shape[1:])
+
+
+def test_the_inversion_ends_where_the_edit_begins():
+    unet = CountingNetwork()
+    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, checks=0))
+    assert len(unet.calls) == 981 and max(unet.calls) == 981
+    assert sorted(G.latents) == timesteps(50)[::-1] and G.x_T is G.latents[981] and not G.resampled
+
+
+def test_the_residual_is_checked_at_a_few_steps():
+    unet = CountingNetwork()
+    G = guidance_from_latent(unet, X, NULL, 10, Inversion(steps=100, checks=5))
+    assert len(G.residuals) == 5 and len(unet.calls) == 91 + 5
+    assert all(0 < r < 0.1 for r in G.residuals.values())
+
+
+def test_levels_that_the_inversion_has_not_are_resampled():
+    unet = CountingNetwork()
+    G = guidance_from_latent(unet, X, NULL, 30, Inversion(steps=50, checks=0))
+    assert G.resampled and sorted(G.latents) == timesteps(30)[::-1]
+    assert max(unet.calls) == 961  # the inversion's level nearest to 958, where the edit begins
+    assert G.latents[958] is G.x_T
+
+
+def test_resampling_starts_from_the_last_level_of_the_inversion():
+    unet = CountingNetwork()
+    G = guidance_from_latent(unet, X, NULL, 50, Inversion(at="current", resample=999, checks=0))
+    assert len(unet.calls) == 999 + 999 and G.resampled
+    assert not torch.equal(G.x_T, G.latents[981])
+    with pytest.raises(InputError, match="misses levels"):
+        guidance_from_latent(unet, X, NULL, 50, Inversion(resample=30))
+
+
+def test_generated_guidance_ends_in_a_picture():
+    unet = CountingNetwork()
+    G = guidance_from_text(unet, X, NULL, NULL, 10)
+    *_, (_, x_0) = sample(lambda x, t: 0.5 * x, X, timesteps(10))
+    assert relative(G.x_0, x_0) <= 1e-5 and sorted(G.latents) == timesteps(10)[::-1]
+    assert len(G.texts) == 1 and len(guidance_from_text(unet, X, NULL, NULL, 10, both=True).texts) == 2
+
+
+def test_branches_of_weight_zero_are_not_evaluated():
+    rows = []
+
+    def unet(x, t, text, inject=None):
+        rows.append(len(text))
+        return x.expand(len(text), *x.shape[1:])
+
+    guided(unet, X, 1, NULL, NULL, 1.0)
+    guided(unet, X, 1, NULL, NULL, 7.5)
+    guided(unet, X, 1, NULL, NULL, 7.5, negative=NULL, alpha=0.0)
+    guided(unet, X, 1, NULL, NULL, 7.5, negative=NULL, alpha=1.0)
+    guided(unet, X, 1, NULL, NULL, 7.5, negative=NULL, alpha=0.5)
+    assert rows == [1, 2, 2, 2, 3]
