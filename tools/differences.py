@@ -1,0 +1,60 @@
+"""What each difference between the authors' two codebases does to the picture, on the bundled model.
+
+usage: python tools/differences.py [--images N]
+
+Starts from the defaults (pnp-diffusers) and changes one thing at a time to what plug-and-play does, then all of them.
+Prints, as the mean over the bundled guidance pictures, the PSNR between the changed picture and the default one: the
+lower, the larger the effect. (Two different prompts on the same guidance are given as a yardstick.)
+"""
+
+import argparse
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import minipnp
+from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tensor
+
+BUNDLED = Path(__file__).parent.parent / "weights" / "bundled"
+PROMPT, OTHER = "a flat icon of a cow on a blue background", "a glossy icon of a dog on a green background"
+NEXT, CURRENT = minipnp.Inversion(), minipnp.Inversion(at="current")
+RESAMPLED = replace(CURRENT, resample=999)
+EDIT = minipnp.PnP()
+
+# what is changed: (inversion, edit, seed of the VAE's sample, prompt)
+CHANGES = {
+    "another prompt (yardstick)": (NEXT, EDIT, None, OTHER),
+    "one step more of f and of A (41, 26 of 50)": (NEXT, replace(EDIT, inclusive=True), None, PROMPT),
+    "guidance scale 10 in place of 7.5": (NEXT, replace(EDIT, scale=10.0), None, PROMPT),
+    "VAE posterior sampled, not its mean": (NEXT, EDIT, 0, PROMPT),
+    "eps(x_t, t) in place of eps(x_t, t')": (CURRENT, EDIT, None, PROMPT),
+    "the same, and source re-sampled (999 steps)": (RESAMPLED, EDIT, None, PROMPT),
+    "all of plug-and-play": (RESAMPLED, replace(EDIT, inclusive=True, scale=10.0), 0, PROMPT),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=3, help="how many of the bundled guidance pictures (default 3)")
+    images = find_images(BUNDLED / "examples")[: parser.parse_args().images]
+    sd = minipnp.load(BUNDLED)
+
+    @cache
+    def guidance(path: Path, how: minipnp.Inversion, vae_seed: int | None) -> minipnp.Guidance:
+        picture = to_tensor(fit(read_image(path), sd.size, sd.multiple))
+        return minipnp.guidance_from_picture(sd, picture, EDIT.steps, replace(how, checks=0), vae_seed)
+
+    def picture(path, how, edit, vae_seed, prompt):
+        return to_image(minipnp.translate(sd, guidance(path, how, vae_seed), [prompt], settings=edit))
+
+    default = {path: picture(path, NEXT, EDIT, None, PROMPT) for path in images}
+    print(f"{'change':<46} PSNR to the default, dB ({len(images)} pictures)")
+    for change, (how, edit, vae_seed, prompt) in CHANGES.items():
+        values = [psnr(picture(path, how, edit, vae_seed, prompt), default[path]) for path in images]
+        print(f"{change:<46} {torch.tensor(values).mean().item():.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
