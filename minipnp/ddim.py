@@ -80,9 +80,10 @@ def guided(
 ) -> Tensor:  # fmt: skip
     """Classifier-free guidance, from one pass over all branches: ε = w·ε(x_t, P, t) + (1−w)·ε̃, Eq. (5).
 
-    x: [1, 4, H, W]. text, null, negative: [1, 77, width] each. ε̃ is ε(x_t, ∅, t), or with a negative prompt P_n
-    ε̃ = α·ε(x_t, ∅, t) + (1−α)·ε(x_t, P_n, t), Eq. (6). inject: features of one row for all branches, or of two: the
-    first for the unconditional branches, the second for the conditional one. A branch of weight 0 is not evaluated.
+    x: [1, 4, H, W], or a row for each branch, the conditional one first. text, null, negative: [1, 77, width] each.
+    ε̃ is ε(x_t, ∅, t), or with a negative prompt P_n ε̃ = α·ε(x_t, ∅, t) + (1−α)·ε(x_t, P_n, t), Eq. (6). inject:
+    features of one row for all branches, or of two: the first for the unconditional branches, the second for the
+    conditional one. A branch of weight 0 is not evaluated.
     """
     if negative is None:
         alpha = 1.0

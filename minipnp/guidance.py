@@ -50,41 +50,53 @@ class Inversion:
     resample: int = 0
     checks: int = 5
 
+    def __post_init__(self):
+        timesteps(self.steps)
+        if self.at not in ("next", "current"):
+            raise InputError(f"inversion takes eps at 'next' or 'current', not {self.at!r}")
+        if min(self.iterations, self.resample, self.checks) < 0:
+            raise InputError("the inversion's iterations, resampling steps and checks cannot be less than 0")
+
+    def schedule(self, edit_steps: int) -> tuple[list[int], list[int]]:
+        """The levels of the inversion, and of the resampling (none: []), for an edit in so many steps, noisiest first.
+
+        Where the edit has levels that the inversion has not, the source is resampled in edit_steps.
+        """
+        edit, up = timesteps(edit_steps), timesteps(self.steps)
+        resample = self.resample or (0 if set(edit) <= set(up) else edit_steps)
+        down = timesteps(resample) if resample else []
+        if down and not set(edit) <= set(down):
+            raise InputError(
+                f"resampling in {resample} steps misses levels of an edit in {edit_steps}: give a multiple, or 999"
+            )
+        # The noisiest level that is used. plug-and-play takes the inversion's last, also where it samples from another.
+        start = up[0] if self.resample else min(up, key=lambda t: abs(t - edit[0]))
+        return [t for t in up if t <= start], down
+
 
 def guidance_from_latent(
     unet: UNet, x_0: Tensor, null: Tensor, edit_steps: int, how: Inversion = Inversion(), progress: Progress = silent
 ) -> Guidance:
-    """x^G_T ← DDIM-inv(I^G), the first line of Algorithm 1: under the empty prompt `null` [1, 77, width], unguided.
-
-    Where the edit has levels that the inversion has not, the source is resampled in edit_steps.
-    """
+    """x^G_T ← DDIM-inv(I^G), the first line of Algorithm 1: under the empty prompt `null` [1, 77, width], unguided."""
 
     def eps(x: Tensor, t: int) -> Tensor:
         return unet(x, t, null)
 
-    edit, up = timesteps(edit_steps), timesteps(how.steps)
-    resample = how.resample or (0 if set(edit) <= set(up) else edit_steps)
-    down = timesteps(resample) if resample else edit
-    if not set(edit) <= set(down):
-        raise InputError(f"resampling in {resample} steps misses levels of an edit in {edit_steps}: give a multiple, or 999")
-    # The noisiest level that is used. plug-and-play takes the inversion's last, also where it samples from another.
-    start = up[0] if how.resample else min(up, key=lambda t: abs(t - down[0]))
-    up = [t for t in up if t <= start]
-
+    edit, (up, down) = timesteps(edit_steps), how.schedule(edit_steps)
+    start = up[0]
     checked = set(up[:: -(-len(up) // how.checks)]) if how.checks else set()
     x, latents, residuals = x_0, {}, {}
-    for (t_next, t), (_, x_next) in zip(
-        reversed(pairs(up)), progress(invert(eps, x_0, up, how.at, how.iterations), len(up), "inversion")
-    ):
+    steps = progress(invert(eps, x_0, up, how.at, how.iterations), len(up), "inversion")
+    for (_, x_next), (t_next, t) in zip(steps, reversed(pairs(up)), strict=True):
         if t_next in checked:
             residuals[t_next] = residual(eps, x, x_next, t, t_next)
         if t_next in edit or t_next == start:
             latents[t_next] = x_next
         x = x_next
     x_T = latents[start]
-    if resample:
+    if down:
         latents = _resample(eps, x_T, down, edit, progress, "resampling")
-    return Guidance({t: latents[t] for t in edit}, x_T, x_0, null, residuals, resampled=bool(resample))
+    return Guidance({t: latents[t] for t in edit}, x_T, x_0, null, residuals, resampled=bool(down))
 
 
 def guidance_from_text(

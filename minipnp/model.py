@@ -6,12 +6,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minipnp.errors import InputError
 from minipnp.text import TextEncoder
 from minipnp.tokenizer import Tokenizer
 from minipnp.unet import UNet
 from minipnp.vae import VAE
-from minipnp.weights import Source, find, load_networks
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's three networks come from: a file each (it may be the same one) and their sizes."""
+
+    files: dict[str, Path]  # by the network's folder name
+    configs: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -56,50 +62,3 @@ class StableDiffusion:
         """Unit noise [1, 4, height, width] (in cells), the same on every device."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(1, self.vae.config.latent_channels, height, width, generator=generator).to(self.device)
-
-
-def load(
-    path: Path | str,
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    vae: Path | str | None = None,
-    prediction: str | None = None,
-    ema: bool | None = None,
-) -> StableDiffusion:
-    """A model from a single file, or a folder in component layout (`unet/ vae/ text_encoder/`).
-
-    device: default CUDA, else MPS, else the CPU. dtype: float32, float16 or bfloat16; default float16 on CUDA, else float32.
-    vae: a file (or folder) to take the VAE from instead. prediction: "epsilon" or "v", if the model's files do not say.
-    ema: see `weights.load_network`. Raises InputError for whatever cannot be loaded exactly.
-    """
-    device = pick_device(device)
-    dtype = pick_dtype(dtype, device)
-    if prediction not in (None, "epsilon", "v"):
-        raise InputError(f"prediction type {prediction!r}: give 'epsilon' or 'v'")
-    source = find(Path(path), Path(vae) if vae else None, prediction, half=dtype == torch.float16)
-    unet, autoencoder, text_encoder = load_networks(source, device, dtype, ema)
-    return StableDiffusion(unet, autoencoder, text_encoder, Tokenizer(), source, device, dtype)
-
-
-def pick_device(device: str | torch.device | None = None) -> torch.device:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device is None:
-        device = next(name for name, usable in there.items() if usable)
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device {device!r}: give cpu, cuda, cuda:N or mps") from None
-    if not there.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        usable = ", ".join(name for name, usable in there.items() if usable)
-        raise InputError(f"device {str(device)!r} is not usable here; there is: {usable}")
-    return device
-
-
-def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if isinstance(dtype, str) and dtype not in known:
-        raise InputError(f"dtype {dtype!r}: give {', '.join(known)}")
-    return known.get(dtype, dtype)

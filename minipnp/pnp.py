@@ -16,7 +16,7 @@ from minipnp.ddim import guided, pairs, step, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
 from minipnp.slots import Features, Layer, Tap, decoder
-from minipnp.unet import UNet
+from minipnp.unet import ATTENTIONS, UNet
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class PnP:
         for name in ("tau_f", "tau_A", "alpha"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} = {getattr(self, name)}: give a share from 0 to 1")
+        if bare := [layer for layer in self.A_layers if layer not in ATTENTIONS]:
+            raise InputError(f"no self-attention to inject in {', '.join(map(str, bare))}")
         if not math.isfinite(self.scale):
             raise InputError(f"guidance scale {self.scale}: give a number")
         self.alphas()
@@ -75,17 +77,23 @@ def plug_and_play(
     null, negative: embeddings of the empty and of the negative prompt. x_T: another start than the guidance's.
     Yields (level, latents [number of texts, 4, h, w]) after each step; the last ones are x*_0.
     """
-    n_f, n_A, alphas = s.injected_steps(s.tau_f), s.injected_steps(s.tau_A), s.alphas()
+    alphas = s.alphas()
     x = [G.x_T if x_T is None else x_T for _ in texts]  # x*_T ← x^G_T
     for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
-        f_layers = s.f_layers if i < n_f else ()  # if t > τ_f then f*_t ← f_t else f*_t ← ∅
-        A_layers = s.A_layers if i < n_A else ()  # if t > τ_A then A*_t ← A_t else A*_t ← ∅
-        wanted, injected = Tap(f=f_layers, q=A_layers, k=A_layers), Features()
-        if wanted.last is not None:
-            # z^G_{t−1}, f_t, {A^l_t} ← ε_θ(x^G_t, ∅, t). x^G_{t−1} is known already, so z^G_{t−1} is not computed.
-            _, injected = unet.tap(G.latents[t], t, G.texts, wanted, stop=True)
+        injected = guidance_features(unet, G, i, t, s)
         for j, P in enumerate(texts):
             # z*_{t−1} ← ε̂_θ(x*_t, P, t; f*_t, {A*^l_t}), Eq. (3) and (4)
             z = guided(unet, x[j], t, P, null, s.scale, negative, alphas[i], injected)
             x[j] = step(x[j], z, t, t_prev)  # x*_{t−1} ← DDIM-samp(x*_t, z*_{t−1})
         yield t_prev, torch.cat(x)
+
+
+def guidance_features(unet: UNet, G: Guidance, i: int, t: int, s: PnP) -> Features:
+    """f*_t, {A*^l_t}: what step i, at t, injects."""
+    f_layers = s.f_layers if i < s.injected_steps(s.tau_f) else ()  # if t > τ_f then f*_t ← f_t else f*_t ← ∅
+    A_layers = s.A_layers if i < s.injected_steps(s.tau_A) else ()  # if t > τ_A then A*_t ← A_t else A*_t ← ∅
+    wanted = Tap(f=f_layers, q=A_layers, k=A_layers)
+    if wanted.last is None:
+        return Features()
+    # z^G_{t−1}, f_t, {A^l_t} ← ε_θ(x^G_t, ∅, t). x^G_{t−1} is known already, so z^G_{t−1} is not computed.
+    return unet.tap(G.latents[t], t, G.texts, wanted, stop=True)[1]

@@ -77,13 +77,16 @@ class Features(NamedTuple):
     M: Mapping[Layer, "Attn | Callable[[Features], Attn]"] = {}
 
     def rows(self, index: list[int]) -> "Features":
-        """The same tapped features with their batch rows taken in this order, one for each row of the pass to come."""
+        """The same features with their batch rows taken in this order, one for each row of the pass to come."""
 
         def pick(x: Tensor | None) -> Tensor | None:
-            return x if x is None or len(x) == 1 else x[index]
+            return x if x is None or x.dim() < 4 or len(x) == 1 else x[index]  # a mask may have no rows
 
         def pick_all(attns: Mapping[Layer, Attn]) -> dict[Layer, Attn]:
-            return {layer: Attn(*map(pick, (a.q, a.k, a.v, a.map))) for layer, a in attns.items()}
+            return {
+                layer: Attn(pick(a.q), pick(a.k), pick(a.v), pick(a.map), a.edit, pick(a.mask))
+                for layer, a in attns.items()
+            }
 
         return Features({layer: pick(f) for layer, f in self.f.items()}, pick_all(self.A), pick_all(self.M))
 

@@ -74,12 +74,31 @@ class Tokenizer:
         for i, (w, core) in enumerate(zip(words, cores, strict=True)):
             before, after = w.split(core, 1)
             marks += [False] * len(before.encode()) + [i in hits] * len(core.encode()) + [False] * len(after.encode())
-        sizes = [len(self.bpe.decoder[i].removesuffix("</w>")) for i in self.encode(prompt)]  # one character a byte
         marks = iter(marks)
-        found = [position for position, size in enumerate(sizes, 1) if sum(islice(marks, size))]
+        found = [position for position, size in enumerate(self._sizes(prompt), 1) if sum(islice(marks, size))]
         if found[-1] > ROOM:
             raise InputError(f"{word!r} is cut off, the prompt is over {ROOM} tokens: shorten it")
         return found
+
+    def words(self, prompt: str) -> list[tuple[str, range]]:
+        """The words of a prompt, in its order, with the punctuation on them, and the positions of each one's tokens.
+
+        InputError: the prompt is over 75 tokens, so that its last words have no positions.
+        """
+        sizes, words, end = self._sizes(prompt), [], 1
+        if len(sizes) > ROOM:
+            raise InputError(f"the prompt that begins {prompt[:30]!r} is over {ROOM} tokens: shorten it")
+        for word in self._words(prompt):
+            begin, left = end, len(word.encode())
+            while left > 0:
+                left -= sizes[end - 1]
+                end += 1
+            words.append((word, range(begin, end)))
+        return words
+
+    def _sizes(self, prompt: str) -> list[int]:
+        """How many bytes of the prompt without its blanks each token is."""
+        return [len(self.bpe.decoder[i].removesuffix("</w>")) for i in self.encode(prompt)]  # one character a byte
 
     def _words(self, text: str) -> list[str]:
         if any("\ud800" <= c <= "\udfff" for c in text):  # undecodable bytes of a command line

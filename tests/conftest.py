@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from minipnp.config import UNetConfig
+from minipnp.loading import TensorFile
 from minipnp.unet import UNet
-from minipnp.weights import UNET, TensorFile, load_network
+from minipnp.weights import UNET, load_network
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"

@@ -1,0 +1,5 @@
+import sys
+
+from minipnp.cli import main
+
+sys.exit(main())

@@ -1,0 +1,257 @@
+"""The commands of the command line. Each takes the options that were given, and argv to write it down."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL.Image import Image
+
+import minipnp
+from minipnp import hub
+from minipnp.cli import explain
+from minipnp.ddim import timesteps
+from minipnp.errors import InputError
+from minipnp.images import find_images, fit, psnr, read_image, side_by_side, to_image, to_tensor
+from minipnp.loading import pick_device, pick_dtype
+from minipnp.model import StableDiffusion
+from minipnp.pipeline import check_sides, draw, guidance_from_picture, guidance_from_prompt, reconstruct
+from minipnp.run import Log, Settings, check_out, default, record, save
+
+EXAMPLE = "bundled/examples/house-fluent-emoji-high-contrast.png"  # under weights/
+EXAMPLE_PROMPT = "a glossy icon of a house on a teal background"
+DEFAULTS = {
+    "translate": Settings().options(),
+    "sample": {name: default(draw, name) for name in ("seed", "steps", "scale", "negative", "height", "width")},
+}
+
+Cell = tuple[str, Image]  # a label and a picture
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `translate` is to do, checked as far as that goes without the model.
+
+    paths: the pictures to translate, those of a `folder` or one; none where the guidance is generated from `source`.
+    """
+
+    s: Settings
+    like: str
+    paths: list[Path]
+    folder: bool
+    prompts: list[str]
+    source: str | None
+    negative: str | None
+    reconstruct: bool
+    out: Path
+
+    @property
+    def settings(self) -> dict:
+        """What decides the translations, but for the guidance and the model."""
+        return {"prompts": self.prompts, "negative": self.negative, "like": self.like} | self.s.options()
+
+    @property
+    def due(self) -> dict[str, int]:
+        return self.s.evaluations(not self.paths, len(self.prompts), self.negative is not None, self.reconstruct)
+
+
+def translate(given: dict, argv: list[str]) -> int:
+    log = Log(given.get("quiet", False))
+    with log.warnings_as_notes():
+        job = plan(given, log)
+        sd, model = load(given, log)
+        check_sides(sd, job.s.size or sd.size, job.s.size or sd.size)
+        sd.tokenizer(*job.prompts, job.source or "", job.negative or "")  # what is cut is noted now, not after hours
+        log.expect(job.due, max(1, len(job.paths)))
+        if job.folder:
+            return translate_folder(job, sd, model, log, argv)
+        translate_one(job, sd, model, job.paths[0] if job.paths else None, job.out, log, argv)
+        return 0
+
+
+def plan(given: dict, log: Log) -> Job:
+    image, source, prompts = given.get("image"), given.get("source"), given.get("prompt")
+    if image is None and source is None:
+        given.setdefault("model", "bundled")
+        hub.resolve("bundled")
+        image, prompts = str(hub.WEIGHTS / EXAMPLE), prompts or [EXAMPLE_PROMPT]
+        log.say(f"no --image: the bundled example, {image}")
+    if not prompts:
+        raise InputError("no --prompt: say what to make of the guidance")
+    if image == "":
+        raise InputError("--image is empty: give a picture or a folder of pictures")
+    generated, like = image is None, given.get("like", "pnp-diffusers")
+    s = Settings.like(like, generated).with_options(given)
+    negative = given.get("negative", source if s.source_is_negative else None)
+    refuse_unused(given, generated, s, negative)
+    if "seed" in given and not generated and not s.vae_sampled:
+        log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
+
+    paths = [] if generated else find_images(image)
+    folder = not generated and Path(image).is_dir()
+    out = where(given, slug(source) if generated else stem(Path(image)), many=folder or len(prompts) > 1)
+    if not generated:
+        if not folder:
+            read_image(image)
+        if s.inversion.schedule(s.pnp.steps)[1] and not s.inversion.resample:
+            log.note("the edit has levels that the inversion has not: the guidance is sampled again from its noise")
+    return Job(s, like, paths, folder, prompts, source, negative, given.get("reconstruct", False), out)
+
+
+def refuse_unused(given: dict, generated: bool, s: Settings, negative: str | None) -> None:
+    """Raises InputError for an option that would change nothing."""
+    of_a_picture = ("inversion_steps", "inversion_at", "fixed_point", "resample", "reconstruct", "square")
+    for name in of_a_picture if generated else ("source_scale",):
+        if name in given:
+            why = "the guidance is generated here, not an --image" if generated else "the guidance is an --image here"
+            raise InputError(f"--{name.replace('_', '-')} changes nothing, {why}: leave it out")
+    if not generated and "source" in given and not (s.source_is_negative and "negative" not in given):
+        raise InputError(
+            "--source changes nothing, the guidance is an --image here: leave it out, or for a guidance that is "
+            "generated from it leave out --image"
+        )
+    if negative is None and given.keys() & {"alpha", "alpha_schedule"}:
+        raise InputError("--alpha weighs the empty prompt against a negative one: give --negative too")
+    if generated and s.random_start == s.seed:
+        raise InputError(f"--random-start {s.seed} is the guidance's own start (--seed): give another number")
+
+
+def translate_one(
+    job: Job, sd: StableDiffusion, model: dict, path: Path | None, out: Path, log: Log, argv: list[str]
+) -> list[Cell]:
+    """Makes and saves all of one guidance → the guidance and the translations, for the summary of a folder."""
+    s, found = job.s, {}
+    if path is None:
+        made = {"source": job.source}
+        with log.clock("guidance"):
+            size = s.size or sd.size
+            G = guidance_from_prompt(
+                sd, job.source, s.seed, s.pnp.steps, s.source_scale, s.both, size, size, log.progress
+            )
+            row = [("guidance: " + job.source, to_image(sd.decode(G.x_0)))]
+    else:
+        made = {"picture": path.name, "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        picture = fit(read_image(path), s.size or sd.size, sd.multiple, s.square)
+        with log.clock("inversion"):
+            vae_seed = s.seed if s.vae_sampled else None
+            G = guidance_from_picture(sd, to_tensor(picture), s.pnp.steps, s.inversion, vae_seed, log.progress)
+            round_trip = to_image(sd.decode(G.x_0))
+        row = [("guidance", picture), ("VAE round trip", round_trip)]
+        found["residuals"] = G.residuals
+    if job.reconstruct:
+        with log.clock("reconstruction"):
+            again = to_image(reconstruct(sd, G, log.progress))
+        found["psnr"] = {label: psnr(again, other) for label, other in row}
+        row.append((f"reconstruction: {psnr(again, round_trip):.1f} dB against the round trip", again))
+    with log.clock("translation"):
+        pictures = minipnp.translate(sd, G, job.prompts, job.negative, s.pnp, s.random_start, log.progress)
+        translations = [(prompt, to_image(x)) for prompt, x in zip(job.prompts, pictures, strict=True)]
+
+    settings = made | job.settings | {"pixels": list(row[0][1].size)} | model
+    files = {}
+    for i, (prompt, picture) in enumerate(translations, 1):
+        name = f"translation-{i}.png" if len(translations) > 1 else "translation.png"
+        files[name] = picture, settings | {"prompts": [prompt]}  # as if it had been made alone
+    files["side-by-side.png"] = sheet(row + translations), settings
+    if path is None:
+        files["guidance.png"] = row[0][1], settings
+    print(*save(out, files, record(settings, log, argv, **found)), sep="\n")
+    return [row[0], *translations]
+
+
+def translate_folder(job: Job, sd: StableDiffusion, model: dict, log: Log, argv: list[str]) -> int:
+    """Every picture of a folder; one that fails is reported and skipped. At the end a summary page."""
+    summary, rows, failed = [], [], 0
+    stems = [stem(path).casefold() for path in job.paths]
+    for i, path in enumerate(job.paths, 1):
+        log.say(f"[{i}/{len(job.paths)}] {path.name}")
+        name = stem(path) if stems.count(stem(path).casefold()) == 1 else path.name.replace(".", "-")
+        try:
+            (_, picture), *translations = translate_one(job, sd, model, path, job.out / name, log, argv)
+            rows.append([(path.name, picture), *translations])
+            summary.append({"picture": path.name})
+        except Exception as error:
+            if (reason := explain(error)) is None:
+                raise
+            log.write(f"minipnp: error: {reason}; skipped")
+            summary.append({"picture": path.name, "error": reason})
+            failed += 1
+    if rows:
+        settings = {"pictures": summary} | job.settings | model
+        files = {"summary.png": (sheet(*rows), settings)}
+        print(*save(job.out / "summary.png", files, record(settings, log, argv)), sep="\n")
+    if failed:
+        raise InputError(f"{failed} of {len(job.paths)} pictures could not be translated")
+    return 0
+
+
+def sample(given: dict, argv: list[str]) -> int:
+    log, prompts = Log(given.get("quiet", False)), given.get("prompt")
+    if not prompts:
+        raise InputError("no --prompt: say what to make")
+    out = where(given, slug(prompts[0]), many=len(prompts) > 1)
+    how = {name: given.get(name, default) for name, default in DEFAULTS["sample"].items()}
+    timesteps(how["steps"])
+    with log.warnings_as_notes():
+        sd, model = load(given, log)
+        sd.tokenizer(*prompts, how["negative"] or "")
+        log.expect({"sampling": how["steps"] * (1 if how["scale"] in (0, 1) else 2)}, len(prompts))
+        files = {}
+        for i, prompt in enumerate(prompts, 1):
+            with log.clock(f"sampling {i}"):
+                picture = to_image(draw(sd, prompt, **how, progress=log.progress))
+            settings = how | {"pixels": list(picture.size)} | model
+            files[f"picture-{i}.png" if len(prompts) > 1 else "picture.png"] = picture, {"prompts": [prompt]} | settings
+        print(*save(out, files, record({"prompts": prompts} | settings, log, argv)), sep="\n")
+    return 0
+
+
+def weights(given: dict, argv: list[str]) -> int:
+    hub.fetch(**given)
+    return 0
+
+
+def load(given: dict, log: Log) -> tuple[StableDiffusion, dict]:
+    """The model, said and timed; and what decides its pictures, for the records."""
+    device = pick_device(given.get("device"))
+    dtype = pick_dtype(given.get("dtype"), device)
+    name, why = given.get("model"), ""
+    if name is None:
+        there = hub.is_model(hub.WEIGHTS / "sd15")
+        name, why = ("sd15", " as it is there") if there else ("bundled", " as SD-1.5 is not there: see `make weights`")
+    path = hub.resolve(name, half=dtype == torch.float16)
+    log.say(f"model: {path}{why}; on {device} in {str(dtype).removeprefix('torch.')}")
+    with log.clock("load"):
+        options = {"vae": given.get("vae"), "prediction": given.get("prediction_type"), "ema": given.get("ema")}
+        sd = minipnp.load(path, device=device, dtype=dtype, **options)
+    with log.clock("checksums"):
+        sums = {network: hub.sha256(file) for network, file in sd.source.files.items()}
+    return sd, {
+        "weights_sha256": sums, "prediction": sd.unet.config.prediction, "ema": options["ema"],
+        "device": str(device), "dtype": str(dtype).removeprefix("torch."), "minipnp": minipnp.__version__,
+    }  # fmt: skip
+
+
+def where(given: dict, name: str, many: bool) -> Path:
+    out = Path(given.get("out") or Path("out") / name).expanduser()
+    out = Path(os.path.abspath(out)) if out.name in ("", "..") else out  # numbers are put behind the name
+    check_out(out, many)
+    return out
+
+
+def stem(path: Path) -> str:
+    """The name of a picture's results: a folder, so not in .png."""
+    path = Path(os.path.abspath(path))
+    name = path.name if path.is_dir() else path.stem
+    return re.sub(r"\.png$", "", name, flags=re.IGNORECASE)
+
+
+def slug(text: str) -> str:
+    return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "picture"
+
+
+def sheet(*rows: list[Cell]) -> Image:
+    pictures, labels = ([[cell[k] for cell in row] for row in rows] for k in (1, 0))
+    return side_by_side(pictures, labels) if len(rows) > 1 else side_by_side(pictures[0], labels[0])

@@ -1,0 +1,243 @@
+"""From a path to a ready model: what lies on the disk, recognised or refused by name, in one line.
+
+Whatever is not exactly a model of Stable Diffusion 1.x ends here: a file of another kind, another model, a part that is
+missing or damaged, settings that do not fit. The tensors' names are in weights.py.
+"""
+
+import json
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from minipnp.config import read_prediction
+from minipnp.errors import InputError
+from minipnp.model import Source, StableDiffusion
+from minipnp.tokenizer import Tokenizer
+from minipnp.weights import AUTOENCODER, NETWORKS, Network, fill, prepare, some
+
+
+def load(
+    path: Path | str,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    vae: Path | str | None = None,
+    prediction: str | None = None,
+    ema: bool | None = None,
+) -> StableDiffusion:
+    """A model from a single file, or a folder in component layout (`unet/ vae/ text_encoder/`).
+
+    device: default CUDA, else MPS, else the CPU. dtype: float32, float16 or bfloat16; default float16 on CUDA, else float32.
+    vae: a file (or folder) to take the VAE from instead. prediction: "epsilon" or "v", if the model's files do not say.
+    ema: see `weights.load_network`. Raises InputError for whatever cannot be loaded exactly.
+    """
+    device = pick_device(device)
+    dtype = pick_dtype(dtype, device)
+    if prediction not in (None, "epsilon", "v"):
+        raise InputError(f"prediction type {prediction!r}: give 'epsilon' or 'v'")
+    source = find(Path(path), Path(vae) if vae else None, prediction, half=dtype == torch.float16)
+    unet, autoencoder, text_encoder = load_networks(source, device, dtype, ema)
+    return StableDiffusion(unet, autoencoder, text_encoder, Tokenizer(), source, device, dtype)
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device is None:
+        device = next(name for name, usable in there.items() if usable)
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r}: give cpu, cuda, cuda:N or mps") from None
+    if not there.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        usable = ", ".join(name for name, usable in there.items() if usable)
+        raise InputError(f"device {str(device)!r} is not usable here; there is: {usable}")
+    return device
+
+
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if isinstance(dtype, str) and dtype not in known:
+        raise InputError(f"dtype {dtype!r}: give {', '.join(known)}")
+    return known.get(dtype, dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files.
+
+_OTHER_FORMATS = {  # how a file begins: what it is
+    rb"version https://git-lfs": "a git-lfs pointer, not the weights; run `git lfs pull`, or download the file itself",
+    rb"\s*<": "a web page saved as weights; download the file itself",
+    rb"PK\x03\x04|\x80[\x02-\x05]": "a pickle under another name; get the .safetensors of this model",
+    rb"GGUF": "a GGUF file, which is not supported; get the .safetensors of this model",
+    rb"$": "an empty file; download it again",
+}
+_FOREIGN = {  # the name and shape of one of its tensors: what it is
+    r"(^|[._])lora[._]|^lycoris_|hada_w1|lokr_w1": "a LoRA, which changes a model but is none",
+    r"^control_model\.|^controlnet_": "a ControlNet",
+    r"^emb_params\b|^string_to_param\b": "a textual inversion",
+    r"^conditioner\.embedders\.|(^|\.)label_emb\.|^add_embedding\.": "SDXL",
+    r"^cond_stage_model\.roberta\.": "AltDiffusion",
+    r"^(model\.diffusion_model\.)?(joint|double|(single_)?transformer)_blocks\.": "a transformer (SD 3, Flux …)",
+    r"^cond_stage_model\.model\.": "Stable Diffusion 2.x",
+    r"(attn2\.?to_k\.?|embeddings\.token_embedding\.)weight \[\d+, 1024\]": "Stable Diffusion 2.x",
+    r"(^conv_in|input_blocks\.?0\.?0)\.?weight \[\d+, 9,": "an inpainting model (9 input channels)",
+    r"(^conv_in|input_blocks\.?0\.?0)\.?weight \[\d+, 8,": "a model for instructions or views (8 input channels)",
+}
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename or 'the weights'}: cannot be read ({error.strerror or error})") from None
+
+
+class TensorFile:
+    """A safetensors file: names and shapes at once, tensors when asked for.
+
+    Raises InputError, which says what the file is, unless it is whole and may hold a network of SD-1.x.
+    """
+
+    @_readable()
+    def __init__(self, path: Path):
+        self.path = path
+        self.header, self.metadata = _read_header(path)
+        try:
+            self._file = safe_open(path, framework="pt", device="cpu")
+        except SafetensorError as error:
+            raise InputError(f"{path}: damaged ({error}); download it again") from None
+        signs = [f"{name} {entry['shape']}" for name, entry in self.header.items()]
+        for pattern, kind in _FOREIGN.items():
+            if any(re.search(pattern, sign) for sign in signs):
+                raise InputError(f"{path}: this is {kind}; give an ordinary model of Stable Diffusion 1.x")
+
+    def names(self) -> set[str]:
+        return set(self.header)
+
+    def tensor(self, name: str) -> Tensor:
+        """Memory-mapped, not to be written to; its address may be no multiple of its element size."""
+        return self._file.get_tensor(name)
+
+
+def _read_header(path: Path) -> tuple[dict[str, dict], dict[str, str]]:
+    """{name: {"dtype", "shape", "data_offsets"}} and the metadata: JSON, between 8 bytes of its length and the data."""
+    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise InputError(f"{path}: a pickle, which can run any program when it is read; get the .safetensors instead")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(100)
+        if head[8:9] != b"{":
+            kinds = (kind for start, kind in _OTHER_FORMATS.items() if re.match(start, head))
+            raise InputError(f"{path}: {next(kinds, 'no safetensors file; get the .safetensors of this model')}")
+        (length,) = struct.unpack("<Q", head[:8])
+        file.seek(8)
+        header = file.read(min(length, 100_000_000))  # no header is longer
+    end = 8 + length
+    try:
+        if size >= end:
+            tensors = json.loads(header)
+            metadata = tensors.pop("__metadata__", None) or {}
+            end += max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path}: its header is damaged; download it again") from None
+    if size < end:
+        raise InputError(f"{path}: cut short: {size} bytes of at least {end}; download it again")
+    return tensors, metadata
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models.
+
+# What a single file may hold besides without a warning: whole networks that are not asked for, averages of the UNet,
+# the schedule (recomputed here, see ddim.py), the text encoder's extras.
+_BESIDE = re.compile(
+    r"(model\.diffusion_model|model_ema|first_stage_model|vae)\."
+    r"|(betas|\w*alphas_cumprod\w*|posterior_\w+|logvar|lvlb_weights|v_pred)$"
+    r"|cond_stage_model\.(.+\.)?(position_ids|text_projection(\.weight)?|logit_scale)$"
+)
+
+
+def load_networks(
+    source: Source, device: torch.device, dtype: torch.dtype, ema: bool | None = None
+) -> Iterator[nn.Module]:
+    """UNet, VAE and text encoder, in this order. Whatever does not fit is known before the first tensor is read."""
+    opened = {path: TensorFile(path) for path in set(source.files.values())}
+    plan = []
+    for network in NETWORKS:
+        file = opened[source.files[network.folder]]
+        plan.append((file, *prepare(network, file, source.configs[network.folder], ema)))
+    if source.files["unet"] == source.files["text_encoder"]:  # a single file
+        file, used = plan[0][0], {name for _, _, published in plan for name in published.values()}
+        if unknown := {name for name in file.names() - used if not _BESIDE.match(name)}:
+            warnings.warn(f"{file.path}: {len(unknown)} unknown tensors, not used: {some(unknown)}", stacklevel=2)
+    for file, module, published in plan:
+        yield fill(module, file, published, device, dtype)
+
+
+@_readable()
+def find(path: Path, vae: Path | None = None, prediction: str | None = None, half: bool = False) -> Source:
+    """A single file, or a folder in component layout. half: where the folder has fp16 files too, take those."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    files = {network.folder: path if path.is_file() else _component(path, network, half)
+             for network in NETWORKS if not (network is AUTOENCODER and vae)}  # fmt: skip
+    if vae is not None:
+        files["vae"] = _component(vae, replace(AUTOENCODER, folder="."), half) if vae.is_dir() else vae
+    opened = {file: TensorFile(file) for file in set(files.values())}  # before the configs: these name what is foreign
+
+    configs = {network.folder: _config(path / network.folder, network) for network in NETWORKS}
+    unet, own_vae, text = configs.values()
+    if text.width != unet.context:
+        raise InputError(f"{path}: its text encoder is {text.width} wide, but its UNet reads {unet.context}")
+    if vae is not None:
+        configs["vae"] = given = _config(files["vae"].parent, AUTOENCODER)
+        if (given.scale, given.factor) != (own_vae.scale, own_vae.factor):
+            raise InputError(
+                f"{vae}: a VAE for another kind of model: its latents have 1/{given.factor} of the size and the scale "
+                f"{given.scale}, those of this model 1/{own_vae.factor} and {own_vae.scale}"
+            )
+    stated = _stated_prediction(path, opened[files["unet"]])
+    configs["unet"] = replace(unet, prediction=prediction or stated)
+    return Source(files, configs)
+
+
+def _component(path: Path, network: Network, half: bool) -> Path:
+    folder = path / network.folder
+    plain, fp16 = folder / f"{network.file}.safetensors", folder / f"{network.file}.fp16.safetensors"
+    for file in (fp16, plain) if half else (plain, fp16):
+        if file.exists():
+            return file
+    if pickles := sorted(folder.glob("*.bin")):
+        raise InputError(f"{path}: the {network.name} is there only as a pickle, {pickles[0].name}; get {plain.name}")
+    single = [f"; or give {file}" for file in sorted(path.glob("*.safetensors"))[:1]]
+    raise InputError(f"{path}: the {network.name} is missing: no {plain}{''.join(single)}")
+
+
+def _config(folder: Path, network: Network) -> object:
+    file = folder / "config.json"
+    return network.config.read(file) if file.exists() else network.config()
+
+
+def _stated_prediction(path: Path, file: TensorFile) -> str:
+    """What a model's files say of its prediction type, in one of four places; epsilon, where they say nothing."""
+    scheduler, sidecar = path / "scheduler" / "scheduler_config.json", path.parent / f"{path.stem}.yaml"
+    if scheduler.exists():
+        return read_prediction(scheduler)
+    kind = "v" if "v_pred" in file.names() or file.metadata.get("modelspec.prediction_type") == "v" else "eps"
+    if path.is_file() and sidecar.exists():
+        said = re.search(r"^\s*parameterization\s*:\s*[\"']?(\w+)", sidecar.read_text(errors="replace"), re.MULTILINE)
+        kind = said[1] if said else kind
+    if kind not in ("eps", "v"):
+        raise InputError(f"{sidecar}: parameterization {kind}; minipnp knows eps and v")
+    return {"eps": "epsilon", "v": "v"}[kind]
