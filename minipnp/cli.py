@@ -1,4 +1,4 @@
-"""The command line: `python -m minipnp translate | sample | weights`. Its options, and how it ends.
+"""The command line: `python -m minipnp translate | sample | compare | weights`. Its options, and how it ends.
 
 commands.py does the work. It needs torch, so it is imported when the options are known to be right.
 """
@@ -55,6 +55,14 @@ def rows(text: str) -> list[int]:
     return sorted({row for span in spans for row in span})
 
 
+def amount_of(text: str) -> tuple[str, float]:
+    """blue=2"""
+    word, equals, value = text.rpartition("=")
+    if not word or not equals:
+        raise ValueError
+    return word, number(value)
+
+
 def parser() -> Parser:
     top = Parser(
         prog="minipnp", description="Plug-and-Play Diffusion Features: a picture's layout, a text's appearance."
@@ -62,6 +70,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     translate_options(command(commands, "translate", "make pictures that keep a picture's layout and follow a text"))
     sample_options(command(commands, "sample", "make pictures from text alone"))
+    compare_options(command(commands, "compare", "run all methods on one picture: a labelled sheet and a table"))
     weights = command(
         commands, "weights", "fetch Stable Diffusion 1.5 into weights/sd15; size and licence are said first"
     )
@@ -116,13 +125,74 @@ def translate_options(here: Parser) -> None:
                      type=seed, metavar="SEED")  # fmt: skip
 
     inversion = here.add_argument_group("inversion of --image")
-    option(inversion, "--inversion-steps", "1 to 999", type=int)
-    option(inversion, "--inversion-at", "the level that eps is taken at", metavar="{next,current}")
-    option(inversion, "--fixed-point", "iterations of the implicit equation", type=int, metavar="N")
+    inversion_options(inversion)
     option(inversion, "--resample", "sample the guidance again in N steps, 0: do not", type=int, metavar="N")
     inversion.add_argument(
         "--reconstruct", help="show and measure what the inversion lost", action="store_true", default=None
     )
+    method_options(here)
+    model_options(here)
+
+
+def inversion_options(group) -> None:
+    option = partial(setting, "translate", group)
+    option("--inversion-steps", "1 to 999", type=int)
+    option("--inversion-at", "the level that eps is taken at", metavar="{next,current}")
+    option("--fixed-point", "iterations of the implicit equation", type=int, metavar="N")
+
+
+METHODS = ("pnp", "sdedit", "ddim", "p2p", "pix2pix-zero", "masactrl", "masked-pnp")
+METHOD_OPTIONS = (  # flag, name in editing.py, methods, help, how it is read
+    ("--word", "word", "masactrl, masked-pnp", "the object: horse, or horse=cow for the source's and the prompt's", {}),
+    ("--mask", "mask", "masked-pnp", "the object, white, in a picture", {"metavar": "PATH"}),
+    ("--threshold", "threshold", "masactrl, masked-pnp", "of the mask, a share of the maps' range", {"type": number}),
+    ("--strength", "strength", "sdedit", "share of the steps that run", {"type": number}),
+    ("--cross-replace", "cross_replace", "p2p", "share of the steps with the source's cross maps", {"type": number}),
+    ("--self-replace", "self_replace", "p2p", "share of the steps with its self-attention maps", {"type": number}),
+    ("--align", "align", "p2p", "the prompts' words, one to one or as far as they agree",
+     {"choices": ("auto", "swap", "phrase")}),
+    ("--weight", "weight", "p2p", "re-weight a word of the prompt; repeat", {"type": amount_of, "metavar": "WORD=X"}),
+    ("--share", "share", "p2p", "cross-replace of one word; repeat", {"type": amount_of, "metavar": "WORD=X"}),
+    ("--blend", "blend", "p2p", "change the picture only at this word; repeat", {"metavar": "WORD[=WORD]"}),
+    ("--spare", "spare", "p2p", "and not at this word; repeat", {"metavar": "WORD[=WORD]"}),
+    ("--blend-threshold", "blend_threshold", "p2p", "of that mask, a share of the maps' maximum", {"type": number}),
+    ("--blend-start", "blend_start", "p2p", "share of the steps that are not blended", {"type": number}),
+    ("--change", "change", "pix2pix-zero", "the direction, such as cat=dog, or two .txt files of sentences",
+     {"metavar": "A=B"}),
+    ("--direction", "direction_file", "pix2pix-zero", "a direction that was saved", {"metavar": "PATH"}),
+    ("--save-direction", "save_direction_to", "pix2pix-zero", "save the direction", {"metavar": "PATH"}),
+    ("--amount", "amount", "pix2pix-zero", "of cross-attention guidance (0.1; generated 0.15)", {"type": number}),
+    ("--lambda-ac", "lambda_ac", "pix2pix-zero", "regularisation by autocorrelation", {"type": number}),
+    ("--lambda-kl", "lambda_kl", "pix2pix-zero", "regularisation by KL divergence", {"type": number}),
+    ("--start-step", "start_step", "masactrl", "from which step on", {"type": int}),
+    ("--start-layer", "start_layer", "masactrl", "from which of the 16 self-attentions on", {"type": int}),
+)  # fmt: skip
+REPEATED = ("--weight", "--share", "--blend", "--spare")
+
+
+def method_options(here: Parser) -> None:
+    other = here.add_argument_group(
+        "other methods", "--source says what the picture shows. Options that a method does not have are refused."
+    )
+    other.add_argument("--method", choices=METHODS, help="default: pnp")
+    for flag, name, methods, help, how in METHOD_OPTIONS:
+        how = {"metavar": "X"} | how if "choices" not in how else how
+        how |= {"action": "append"} if flag in REPEATED else {}
+        other.add_argument(flag, dest=name, help=f"{methods}: {help}", **how)
+
+
+def compare_options(here: Parser) -> None:
+    here.epilog = "Without --image: the bundled example."
+    here.add_argument("--image", help="the picture to edit", metavar="PATH")
+    here.add_argument("--prompt", help="what to make of it", metavar="TEXT")
+    here.add_argument("--source", help="what it shows now", metavar="TEXT")
+    here.add_argument("--negative", help="what to keep away from, instead of the empty prompt", metavar="TEXT")
+    here.add_argument("--word", help="the object: horse, or horse=cow for the source's and the prompt's")
+    here.add_argument("--out", help="a folder, or NAME.png (default: out/IMAGE'S NAME-compare)", metavar="PATH")
+    here.add_argument("--seed", help="of SDEdit's noise", type=seed)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--square", help="crop the centre to a square", action=ON_OR_OFF, default=None)
+    inversion_options(here)
     model_options(here)
 
 
@@ -162,9 +232,7 @@ def main(argv: list[str] | None = None) -> int:
         name = options.pop("command")
         given = {key: value for key, value in options.items() if not (value is None or isinstance(value, Default))}
 
-        from minipnp import commands
-
-        return getattr(commands, name)(given, argv)
+        return run(name, given, argv)
     except KeyboardInterrupt:
         said, code = "interrupted", 130
     except Exception as error:
@@ -173,6 +241,24 @@ def main(argv: list[str] | None = None) -> int:
         said, code = f"error: {reason}", 2
     print(f"minipnp: {said}", file=sys.stderr)
     return code
+
+
+def run(name: str, given: dict, argv: list[str]) -> int:
+    method = given.pop("method", "pnp")
+    for repeated in given.keys() & {"weight", "share"}:
+        given[repeated] = dict(given[repeated])
+    if method != "pnp" or name == "compare":
+        from minipnp import edit_commands
+
+        return (
+            edit_commands.compare(given, argv) if name == "compare" else edit_commands.translate_by(method, given, argv)
+        )
+    for flag, option, methods, *_ in METHOD_OPTIONS:
+        if option in given:
+            raise InputError(f"{flag} is an option of {methods}: give --method, or leave it out")
+    from minipnp import commands
+
+    return getattr(commands, name)(given, argv)
 
 
 def explain(error: Exception) -> str | None:

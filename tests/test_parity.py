@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import relative
 from diffusers import AutoencoderKL
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from einops import rearrange
 from oracle import SD15, effects, noise, pair, published, same
 from safetensors.torch import load_file, save_file
@@ -25,14 +25,16 @@ from minipnp import load
 from minipnp.config import TextConfig, UNetConfig, VAEConfig
 from minipnp.hub import WEIGHTS
 from minipnp.layers import Attention, FeedForward, ResBlock, Transformer, Upsample
+from minipnp.model import Source
 from minipnp.slots import Features, Tap, decoder
 from minipnp.text import Block, TextEncoder
 from minipnp.unet import TABLE, UNet
 from minipnp.vae import VAE, SpatialAttention
-from minipnp.weights import AUTOENCODER, UNET_EMA, published_name
+from minipnp.weights import NETWORKS, UNET_EMA, published_name
 from minipnp.weights import UNET as UNET_NAMES
 from tools.compare import PER_LAYER, WHOLE, compare
 from tools.reference import PUBLISHED, compare_decode, compare_encode, compare_text, compare_unet, filled
+from tools.reference import load as load_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:`Transformer2DModelOutput`:FutureWarning")  # diffusers' own affair
 
@@ -80,6 +82,11 @@ def texts(request):
 def no_gradients():
     with torch.no_grad():
         yield
+
+
+def run(ours, theirs):
+    x, context = noise(1, 4, 16, 16), noise(1, 77, ours.config.context)
+    return compare_unet(ours, theirs, x, torch.tensor([501]), context)
 
 
 # ---- the UNet's layers, each by itself ----
@@ -355,19 +362,23 @@ def model(tmp_path_factory):
     return folder, unet.theirs, vae.theirs, text.theirs
 
 
-def check(folder, unet, vae, text):
-    m = load(folder, device="cpu", dtype="float32")
+def check(unet, vae, text, their_unet, their_vae, their_text):
     for found in (
-        compare_unet(m.unet, unet, noise(1, 4, 16, 16), torch.tensor([501]), noise(1, 77, m.unet.config.context)),
-        compare_encode(m.vae, vae, noise(1, 3, 32, 32)),
-        compare_decode(m.vae, vae, noise(1, 4, 4, 4)),
-        compare_text(m.text_encoder, text, torch.arange(77)[None]),
+        compare_unet(unet, their_unet, noise(1, 4, 16, 16), torch.tensor([501]), noise(1, 77, unet.config.context)),
+        compare_encode(vae, their_vae, noise(1, 3, 32, 32)),
+        compare_decode(vae, their_vae, noise(1, 4, 4, 4)),
+        compare_text(text, their_text, torch.arange(77)[None]),
     ):
         assert found.fault() is None, found.fault()
 
 
-def test_a_folder_that_diffusers_and_transformers_wrote(model):
-    check(*model)
+def check_folder(folder, *theirs):
+    m = load(folder, device="cpu", dtype="float32")
+    check(m.unet, m.vae, m.text_encoder, *theirs)
+
+
+def test_folder_that_diffusers_and_transformers_wrote(model):
+    check_folder(*model)
 
 
 @pytest.mark.parametrize("prefix", ["text_model.", ""], ids=["with text_model.", "without"])
@@ -378,7 +389,7 @@ def test_either_generation_of_the_text_encoders_names(model, prefix):
     names = {name: prefix + name.removeprefix("text_model.") for name in before}
     try:
         save_file({names[name]: tensor for name, tensor in before.items()}, file)
-        check(*model)
+        check_folder(*model)
     finally:
         save_file(before, file)
 
@@ -389,31 +400,32 @@ def named(ours, network):
     return {prefix + published_name(name, rules): tensor for name, tensor in ours.state_dict().items()}
 
 
-@pytest.mark.parametrize("ema", [False, True], ids=["plain", "averaged"])
-def test_single_file_names_of_the_unet(unets, ema):
-    """Our names for the single-file layout, led back by diffusers' converter, are the network we started from."""
-    file = named(unets.ours, UNET_NAMES)
-    if ema:
-        file = {name: torch.zeros_like(w) for name, w in file.items()} | named(unets.ours, UNET_EMA)
-    settings = PUBLISHED[UNet].settings(unets.ours.config)
+def test_single_file_that_diffusers_reads(tmp_path):
+    """Our names for the single-file layout, read by diffusers: the networks we started from.
+
+    In half precision, as most are; the VAE of 4 levels, as that layout's is, its attention as 1×1 convolutions.
+    """
+    nets = {"unet": (UNet, UNETS["odd"]), "vae": (VAE, VAES["4 levels"]), "text_encoder": (TextEncoder, TEXTS["odd"])}
+    file, ours = {"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None]}, {}
+    for network in NETWORKS:
+        ours[network.folder] = net = pair(*nets[network.folder]).ours.half()
+        file |= named(net, network)
+        net.float()
+    file = {name: w[..., None, None] if "mid.attn_1" in name and w.dim() == 2 else w for name, w in file.items()}
+    path = tmp_path / "model.safetensors"
+    save_file(file, path)
+    source = Source(dict.fromkeys(nets, path), {folder: config for folder, (_, config) in nets.items()})
+    check(ours["unet"], ours["vae"], ours["text_encoder"], *(load_reference(kind, source) for kind, _ in nets.values()))
+
+
+def test_averaged_weights_under_the_names_that_diffusers_knows(unets):
+    """Its converter takes them in place of the plain ones, which are zero here."""
+    file = {name: torch.zeros_like(w) for name, w in named(unets.ours, UNET_NAMES).items()}
     with torch.device("meta"):
-        theirs = PUBLISHED[UNet].build(settings)
-    filled(theirs, convert_ldm_unet_checkpoint(file, theirs.config, extract_ema=ema))
-    x, context = noise(1, 4, 16, 16), noise(1, 77, unets.ours.config.context)
-    found = compare_unet(unets.ours, theirs, x, torch.tensor([501]), context)
+        theirs = PUBLISHED[UNet].build(PUBLISHED[UNet].settings(unets.ours.config))
+    filled(theirs, convert_ldm_unet_checkpoint(file | named(unets.ours, UNET_EMA), theirs.config, extract_ema=True))
+    found = run(unets.ours, theirs)
     assert found.fault() is None, found.fault()
-
-
-def test_single_file_names_of_the_vae():
-    """Four levels: what the single-file layout exists for. Its attention is stored as 1×1 convolutions."""
-    ours, theirs = pair(VAE, VAES["4 levels"])
-    file = named(ours, AUTOENCODER)
-    file = {name: w[:, :, None, None] if "attn_1" in name and w.dim() == 2 else w for name, w in file.items()}
-    with torch.device("meta"):
-        theirs = PUBLISHED[VAE].build(PUBLISHED[VAE].settings(ours.config))
-    filled(theirs, convert_ldm_vae_checkpoint(file, theirs.config))
-    for found in (compare_encode(ours, theirs, noise(1, 3, 32, 32)), compare_decode(ours, theirs, noise(1, 4, 4, 4))):
-        assert found.fault() is None, found.fault()
 
 
 # ---- the authors' network ----
@@ -450,11 +462,6 @@ def test_the_authors_unet(golden_unet, golden, tag):
 
 
 # ---- the comparer ----
-
-
-def run(ours, theirs):
-    x, context = noise(1, 4, 16, 16), noise(1, 77, ours.config.context)
-    return compare_unet(ours, theirs, x, torch.tensor([501]), context)
 
 
 def test_the_comparer_names_the_layer_with_another_weight():

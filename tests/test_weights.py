@@ -78,7 +78,7 @@ def own_shapes(network, config=None) -> dict[str, list[int]]:
 # Own name → mark, by folder; test_names_are_the_published_ones proves the tables that this rests on.
 TRUTH = {
     network.folder: {
-        name: MARK[PREFIX[network.folder] + published_name(name, SINGLE_FILE[network.folder])]
+        name: MARK.get(PREFIX[network.folder] + published_name(name, SINGLE_FILE[network.folder]), -1)
         for name in own_shapes(network, SMALL[network.folder])
     }
     for network in NETWORKS

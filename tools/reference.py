@@ -4,7 +4,6 @@
 the published loaders. The `compare_…` say how each network is called on both sides.
 """
 
-import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -121,16 +120,14 @@ def _from_folder(ours: type[nn.Module], file: Path) -> nn.Module:
 
 
 def _from_single_file(ours: type[nn.Module], file: Path, settings: dict) -> nn.Module:
-    if ours is TextEncoder:  # transformers does not read single files; there its names have a prefix, no more
-        prefix = re.compile(r"cond_stage_model\.transformer\.(text_model\.)?(?!embeddings\.position_ids)")
-        weights = {prefix.sub("", name): tensor for name, tensor in load_file(file).items() if prefix.match(name)}
-        with torch.device("meta"):
-            theirs = PUBLISHED[ours].build(settings)
-        return filled(theirs, weights)
+    with torch.device("meta"):
+        theirs = PUBLISHED[ours].build(settings)
+    if ours is TextEncoder:  # transformers does not read single files; its names stand there behind a prefix
+        names = re.compile(r"cond_stage_model\.transformer\.(?:text_model\.)?(?!.*position_ids$)(.+)")
+        return filled(theirs, {found[1]: w for name, w in load_file(file).items() if (found := names.match(name))})
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(settings))
-        build = {UNet: UNet2DConditionModel, VAE: AutoencoderKL}[ours]
-        return build.from_single_file(str(file), config=folder, torch_dtype=torch.float32)
+        theirs.save_config(folder)
+        return type(theirs).from_single_file(str(file), config=folder, torch_dtype=torch.float32)
 
 
 def compare_unet(ours: UNet, theirs: nn.Module, x: Tensor, t: Tensor, context: Tensor) -> Comparison:

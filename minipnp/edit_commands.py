@@ -1,0 +1,153 @@
+"""The commands that run the other editing methods: `translate --method …` and `compare`."""
+
+import time
+from pathlib import Path
+
+import torch
+from PIL.Image import Image
+from torch.nn import functional as F
+
+from minipnp import hub
+from minipnp.commands import load, sheet, slug, stem, where
+from minipnp.editing import METHODS, Original, edit
+from minipnp.errors import InputError
+from minipnp.guidance import Inversion
+from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tensor
+from minipnp.run import Log, record, save
+
+GENERAL = (
+    "image prompt negative out source source_scale seed size square inversion_steps inversion_at fixed_point "
+    "model vae prediction_type ema device dtype quiet"
+).split()  # options that every method has; the rest are a method's own, by name
+EXAMPLE = {  # of the bundled pictures
+    "image": str(hub.WEIGHTS / "bundled" / "examples" / "cat-twemoji.png"),
+    "source": "a twemoji icon of a cat on a white background",
+    "prompt": "a twemoji icon of a tiger on a teal background",
+    "word": "cat=tiger",
+}
+STRENGTHS = (0.25, 0.5, 0.75)
+
+
+def original(given: dict, sd, log: Log) -> tuple[Original, Image, dict]:
+    """What is edited, as a picture too, and what the records say of it."""
+    how = {"steps": "inversion_steps", "at": "inversion_at", "iterations": "fixed_point"}
+    inversion = Inversion(**{field: given[name] for field, name in how.items() if name in given})
+    source, seed, size = given.get("source", ""), given.get("seed", 0), given.get("size") or sd.size
+    options = {"inversion": inversion, "progress": log.progress}
+    if "source_scale" in given:
+        options["source_scale"] = given["source_scale"]
+    about = {"source": source, "seed": seed}
+    if given.get("image") is None:
+        if size % sd.multiple:
+            raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
+        o = Original(sd, None, source, seed, (size, size), **options)
+        return o, to_image(sd.decode(o.x_0(given.get("steps", 50)))), about
+    picture = fit(read_image(given["image"]), size, sd.multiple, given.get("square", False))
+    o = Original(sd, sd.encode(to_tensor(picture)), source, seed, **options)
+    return o, picture, about | {"picture": Path(given["image"]).name}
+
+
+def translate_by(name: str, given: dict, argv: list[str]) -> int:
+    """`translate` by another method than Plug-and-Play: one picture, one or several prompts."""
+    prompts = given.get("prompt")
+    own = {key: value for key, value in given.items() if key not in GENERAL}
+    if foreign := sorted(own.keys() - METHODS[name].options.keys()):
+        flags = ", ".join("--" + key.replace("_", "-").lower() for key in foreign)
+        raise InputError(f"{flags}: not an option of --method {name}, leave it out")
+    if given.get("image") is None and given.get("source") is None:
+        raise InputError(f"--method {name} needs a picture: give --image, or --source to generate one")
+    if not prompts:
+        raise InputError("no --prompt: say what to make of the picture")
+    if given.get("image") is not None and len(find_images(given["image"])) > 1:
+        raise InputError(f"--method {name} takes one picture at a time: give a file for --image")
+    log = Log(given.get("quiet", False))
+    at = f"{stem(Path(given['image'])) if 'image' in given else slug(given['source'])}-{name}"
+    out = where(given, at, many=len(prompts) > 1)
+    with log.warnings_as_notes():
+        sd, model = load(given, log)
+        o, picture, about = original(given, sd, log)
+        cells, files = [("source", picture)], {}
+        settings = about | {"method": name, "negative": given.get("negative"), "options": METHODS[name].options | own}
+        for i, prompt in enumerate(prompts, 1):
+            with log.clock(f"{name} {i}"):
+                made = to_image(edit(name, o, prompt, given.get("negative"), own, log.progress))
+            cells.append((prompt, made))
+            files[f"{name}-{i}.png" if len(prompts) > 1 else f"{name}.png"] = (
+                made,
+                settings | {"prompts": [prompt]} | model,
+            )
+        settings |= {"prompts": prompts} | model
+        files["side-by-side.png"] = sheet(cells), settings
+        print(*save(out, files, record(settings, log, argv)), sep="\n")
+    return 0
+
+
+def compare(given: dict, argv: list[str]) -> int:
+    """All methods on one picture: a labelled sheet and a table. Without --image, the bundled example."""
+    if given.get("image") is None:
+        given.setdefault("model", "bundled")
+        hub.resolve("bundled")
+        given = EXAMPLE | given
+    if not given.get("prompt") or not given.get("source"):
+        raise InputError("give --prompt, what to make of the picture, and --source, what it shows now")
+    log, prompt, word = Log(given.get("quiet", False)), given["prompt"], given.get("word")
+    read_image(given["image"])
+    out = where(given, stem(Path(given["image"])) + "-compare", many=False)
+    with log.warnings_as_notes():
+        sd, model = load(given, log)
+        o, picture, about = original(given, sd, log)
+        round_trip = to_image(sd.decode(o.x_0(50)))
+        if word is None:
+            log.note("without --word masked-pnp is left out, and MasaCtrl is without masks")
+        rows, cells = [], [("source", picture), ("VAE round trip", round_trip)]
+        for name, options, label in runs(word):
+            began = time.perf_counter()
+            made = to_image(edit(name, o, prompt, given.get("negative"), options, log.progress))
+            seconds = time.perf_counter() - began
+            rows.append((label, f"{seconds:.1f}", f"{psnr(made, picture):.1f}", f"{edges(made, picture):.2f}"))
+            cells.append((label, made))
+        settings = about | {"prompts": [prompt], "word": word} | model
+        grid = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+        table = as_table(("method", "seconds", "PSNR", "edges"), rows)
+        for line in table.splitlines():
+            log.say(line)
+        files = {"compare.png": (sheet(*grid), settings)}
+        print(*save(out, files, record(settings, log, argv, table=table.splitlines())), sep="\n")
+    return 0
+
+
+def runs(word: str | None) -> list[tuple[str, dict, str]]:
+    """(method, options, label) of a comparison. What methods share, such as an inversion, counts for the first."""
+    masked = [("masked-pnp", {"word": word}, f"Plug-and-Play, mask of {word}")] if word else []
+    aimed, mask = ({"word": word}, f", mask of {word}") if word else ({}, "")
+    blend = [("p2p", {"blend": [word]}, f"Prompt-to-Prompt, local blend of {word}")] if word else []
+    return [
+        ("pnp", {}, "Plug-and-Play"),
+        *masked,
+        *(("sdedit", {"strength": s}, f"SDEdit, strength {s}") for s in STRENGTHS),
+        ("ddim", {}, "DDIM + word swap"),
+        ("p2p", {}, "Prompt-to-Prompt"),
+        *blend,
+        ("pix2pix-zero", {}, "pix2pix-zero"),
+        ("masactrl", aimed, f"MasaCtrl{mask}"),
+    ]
+
+
+def edges(a: Image, b: Image) -> float:
+    """Layout kept: the correlation of the two pictures' edge strength, −1 to 1; 1 for the same edges."""
+    x = torch.stack([to_tensor(image)[0].mean(dim=0) for image in (a, b)])[:, None]
+    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    strength = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None]).norm(dim=1)
+    return torch.corrcoef(strength.flatten(1))[0, 1].nan_to_num().item()
+
+
+def as_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [
+        " | ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,136 @@
+"""MasaCtrl (Cao et al. 2023): mutual self-attention. The target asks with its own queries, and the source answers.
+
+From a step S and a self-attention layer L on, the target's self-attention takes k and v from the source's pass, so that
+the source's contents come in the target's layout:
+
+    EDIT = {q, k_s, v_s} if step ≥ S and layer ≥ L else {q, k, v}                        Eq. (5)
+
+With the object's word, objects ask objects and backgrounds ask backgrounds. M_s, M: masks from the word's
+cross-attention in the source's pass and in the target's own:
+
+    f_o = Attention(q, k_s, v_s; M_s)    f_b = Attention(q, k_s, v_s; 1 − M_s)           Eq. (6), (7)
+    f̂ = f_o·M + f_b·(1 − M)                                                              Eq. (8)
+
+For each query one of the two counts, so together they are one attention in which a query may attend to the keys that
+lie on its own side.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minipnp.ddim import pairs, step, timesteps
+from minipnp.errors import InputError
+from minipnp.guidance import Guidance
+from minipnp.methods.common import layers_at, share, word_map
+from minipnp.slots import Attn, Features, Layer, Tap
+from minipnp.unet import ATTENTIONS, UNet
+
+Words = tuple[Sequence[int], Sequence[int]]  # the object's positions in the source's prompt, and in the target's
+
+
+@dataclass(frozen=True)
+class MasaCtrl:
+    """scale: w of classifier-free guidance. start_step, start_layer: S, counted from the noisiest step, and L, counted
+    over the 16 self-attentions in the order of execution; both from 0, the first ones with the source's k and v.
+    threshold: of a mask, from which share of the range between a map's minimum and maximum a cell is the object's.
+    mask_share: the maps are read where the network works at this share of the latent's side.
+    """
+
+    steps: int = 50
+    scale: float = 7.5
+    start_step: int = 4
+    start_layer: int = 10
+    threshold: float = 0.1
+    mask_share: float = 1 / 4
+
+    def __post_init__(self):
+        timesteps(self.steps)
+        if not 0 <= self.start_step <= self.steps:
+            raise InputError(f"start step {self.start_step}: give a number from 0 to the {self.steps} steps")
+        if not 0 <= self.start_layer < len(ATTENTIONS):
+            raise InputError(f"start layer {self.start_layer}: give a number from 0 to {len(ATTENTIONS) - 1}")
+        if not math.isfinite(self.scale):
+            raise InputError(f"guidance scale {self.scale}: give a number")
+        check_mask(self.threshold, self.mask_share)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return ATTENTIONS[self.start_layer :]
+
+
+def check_mask(threshold: float, at: float) -> None:
+    if not 0 < threshold <= 1:
+        raise InputError(f"mask threshold {threshold}: give a number above 0, up to 1")
+    if not layers_at(at):
+        raise InputError(f"mask share {at}: give {', '.join(str(s) for s in sorted({*map(share, ATTENTIONS)}))}")
+
+
+def cells(latent: Sequence[int], at: float) -> tuple[int, int]:
+    """(height, width) of the layers that work at this share of the side of a latent of this height and width."""
+    return int(latent[0] * at), int(latent[1] * at)
+
+
+def foreground(word: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """A word's map [B, 1, h, w] → [B, 1, *size], True where the object is: min–max normalised, nearest, ≥ threshold."""
+    low, high = word.amin((2, 3), keepdim=True), word.amax((2, 3), keepdim=True)
+    if not (high > low).all():
+        raise InputError("no part of the picture attends to the word more than another: give another word, or a mask")
+    return F.interpolate((word - low) / (high - low), size) >= threshold
+
+
+def same_side(queries: Tensor, keys: Tensor) -> Tensor:
+    """Masks [..., h, w] of the queries' and the keys' picture → [h·w, h·w], True where both are inside or both outside.
+
+    A query whose side has no key at all (a mask lost its last cell on the way to a coarse layer) may attend to all.
+    """
+    allowed = queries.reshape(-1, 1) == keys.reshape(1, -1)
+    return allowed | ~allowed.any(dim=1, keepdim=True)
+
+
+def mutual(
+    layer: Layer, source: Features, words: Words | None, latent: Sequence[int], s: MasaCtrl, target: Features
+) -> Attn:
+    """What `layer` of the target's pass takes from the source's. target: the maps that its pass has given so far.
+
+    A mask is made of the maps of the layers before this one, of their last row: the conditional one in both passes.
+    """
+
+    def mask(M: Mapping[Layer, Attn], positions: Sequence[int]) -> Tensor:
+        word = word_map(M, positions, *cells(latent, s.mask_share))[-1:]
+        return foreground(word, cells(latent, share(layer)), s.threshold)
+
+    k, v = source.A[layer].k, source.A[layer].v
+    M_s, M = ({before: a for before, a in maps.items() if before < layer} for maps in (source.M, target.M))
+    if words is None or not M:
+        return Attn(k=k, v=v)
+    return Attn(k=k, v=v, mask=same_side(mask(M, words[1]), mask(M_s, words[0])))  # Eq. (6) to (8)
+
+
+@torch.no_grad()
+def masactrl(
+    unet: UNet, G: Guidance, text: Tensor, null: Tensor, words: Words | None = None, s: MasaCtrl = MasaCtrl()
+) -> Iterator[tuple[int, Tensor]]:
+    """text: the target prompt's embedding [1, 77, width]; null: that of the empty or of a negative prompt.
+
+    The source's k and v are taken under G.texts, those of its two rows (null and source prompt) for the same branches
+    of the target; with words, its last row is the prompt that the first word stands in.
+    Yields (level, latent [1, 4, h, w]) after each step.
+    """
+    texts, latent = torch.cat([null, text]), G.x_T.shape[2:]
+    maps = layers_at(s.mask_share) if words else ()
+    x = G.x_T
+    for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
+        edit = {}
+        if i >= s.start_step:  # Eq. (5)
+            _, source = unet.tap(G.latents[t], t, G.texts, Tap(k=s.layers, v=s.layers, M=maps), stop=True)
+            edit = {layer: partial(mutual, layer, source, words, latent, s) for layer in s.layers}
+        e, _ = unet.tap(x, t, texts, Tap(M=maps), Features(A=edit))
+        z = s.scale * e[1:] + (1 - s.scale) * e[:1]  # classifier-free guidance
+        x = step(x, z, t, t_prev)
+        yield t_prev, x

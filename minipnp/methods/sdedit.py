@@ -1,0 +1,56 @@
+"""SDEdit (Meng et al. 2022): noise the picture up to a strength, then denoise it with the target prompt.
+
+What the noise drowned is painted anew by the prompt: one number weighs keeping the picture against following the text.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minipnp.ddim import CLEAN, guided, noise, sample, timesteps
+from minipnp.errors import InputError
+from minipnp.unet import UNet
+
+STRENGTHS = (0.25, 0.5, 0.75)  # the Plug-and-Play paper compares three, "low" to "high", without saying which
+
+
+@dataclass(frozen=True)
+class SDEdit:
+    """strength: the share of the steps that run, the cleanest ones; 0 gives the picture itself. scale: w of Eq. (5)."""
+
+    steps: int = 50
+    strength: float = 0.5
+    scale: float = 7.5
+
+    def __post_init__(self):
+        timesteps(self.steps)
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"strength {self.strength}: give a share from 0 to 1")
+        if not math.isfinite(self.scale):
+            raise InputError(f"guidance scale {self.scale}: give a number")
+
+    @property
+    def levels(self) -> list[int]:
+        """The levels that are sampled, noisiest first. A part of a step is left out."""
+        n = math.floor(self.steps * self.strength + 1e-9)
+        return timesteps(self.steps)[self.steps - n :]
+
+
+@torch.no_grad()
+def sdedit(
+    unet: UNet, x_0: Tensor, z: Tensor, text: Tensor, null: Tensor, s: SDEdit = SDEdit()
+) -> Iterator[tuple[int, Tensor]]:
+    """x_0: the picture's latent [1, 4, h, w]; z: noise ~ N(0, 1) of the same shape. text, null: the target prompt's
+    embedding [1, 77, width], and that of the empty or of a negative prompt.
+
+    Yields (level, latent) after each step; where no step runs, (0, x_0).
+    """
+    levels = s.levels
+    if not levels:
+        yield CLEAN, x_0
+        return
+    x = noise(x_0, z, levels[0])  # Eq. (1)
+    yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), x, levels)

@@ -1,0 +1,167 @@
+"""The other methods from the command line, on the bundled model: two steps each, to be quick."""
+
+import functools
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import minipnp
+from minipnp import cli, edit_commands, hub
+from minipnp.cli import main
+from minipnp.editing import METHODS, Original, edit
+from minipnp.errors import InputError
+from minipnp.images import fit, read_image, to_tensor
+
+CAT = hub.WEIGHTS / "bundled/examples/cat-twemoji.png"
+SOURCE, PROMPT = "a twemoji icon of a cat on a white background", "a twemoji icon of a tiger on a teal background"
+QUICK = ["--model=bundled", "--device=cpu", "--inversion-steps=2", "--quiet"]
+WITH = {
+    "masactrl": ["--word=cat=tiger", "--start-step=0"],
+    "masked-pnp": ["--word=cat=tiger"],
+    "p2p": ["--blend=cat=tiger"],
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch, load_once):
+    monkeypatch.setattr(minipnp, "load", load_once, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def load_once():
+    return functools.cache(minipnp.load)
+
+
+def translate(method, *options, image=CAT, prompt=PROMPT, source=SOURCE):
+    given = [f"--image={image}"] if image else []
+    given += [f"--source={source}"] if source else []
+    return main(["translate", f"--method={method}", f"--prompt={prompt}", *given, *QUICK, *options])
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "pnp"])
+def test_each_method_makes_its_picture_the_same_each_time(here, method):
+    for out in ("a", "b"):
+        assert translate(method, "--steps=2", f"--out={out}", *WITH.get(method, [])) == 0
+    picture = here / "a" / f"{method}.png"
+    assert Image.open(picture).size == (64, 64)
+    assert picture.read_bytes() == (here / "b" / f"{method}.png").read_bytes()
+    settings = json.loads((here / "a" / "run.json").read_text())["settings"]
+    assert settings["method"] == method and settings["options"]["steps"] == 2
+
+
+@pytest.mark.parametrize("method", ["sdedit", "p2p", "pix2pix-zero", "masactrl"])
+def test_a_generated_source_needs_no_picture(here, method):
+    assert translate(method, "--steps=2", "--seed=3", "--out=o", *WITH.get(method, []), image=None) == 0
+    assert (here / "o" / f"{method}.png").exists()
+
+
+def test_every_option_reaches_its_method():
+    """What the command line lists for a method is what the method has, by name."""
+    for flag, name, methods, *_ in cli.METHOD_OPTIONS:
+        for method in methods.split(", "):
+            assert name in METHODS[method].options, flag
+    listed = {name for _, name, *_ in cli.METHOD_OPTIONS}
+    general = {"steps", "scale", "tau_f", "tau_a"}
+    assert {name for method in METHODS.values() for name in method.options} - general == listed
+    assert tuple(METHODS) == cli.METHODS
+
+
+REFUSED = {
+    "an option of another method": (["sdedit", "--word=cat"], "--word: not an option of --method sdedit"),
+    "an option of Plug-and-Play": (["p2p", "--f-layers=4"], "--f-layers: not an option of --method p2p"),
+    "a word that is not there": (["masked-pnp", "--word=dog"], "'dog' is not in the prompt, its words: a, twemoji"),
+    "no object": (["masked-pnp"], "give either --word or --mask"),
+    "prompts that cannot be swapped": (["p2p", "--align=swap", "--prompt=a red tiger"], "needs as many words"),
+    "half a direction": (["pix2pix-zero", "--change=cat"], "give WORD=WORD"),
+    "two directions": (["pix2pix-zero", "--change=cat=dog", "--direction=x"], "not both"),
+    "a lost direction": (["pix2pix-zero", "--direction=no.safetensors"], "not a saved edit direction"),
+    "spare without blend": (["p2p", "--spare=cat=tiger"], "give --blend too"),
+    "a strength of 2": (["sdedit", "--strength=2"], "give a share from 0 to 1"),
+    "a step too late": (["masactrl", "--start-step=3"], "give a number from 0"),
+    "a mask that is no picture": (["masked-pnp", "--mask=no.png"], "no.png"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_ends_in_one_line(here, capsys, case):
+    (method, *options), said = REFUSED[case]
+    prompt = next((o.removeprefix("--prompt=") for o in options if o.startswith("--prompt=")), PROMPT)
+    options = [o for o in options if not o.startswith("--prompt=")]
+    assert translate(method, "--steps=2", "--out=o", *options, prompt=prompt) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("minipnp: error: ") and said in line
+    assert not (here / "o").exists()
+
+
+@pytest.mark.parametrize("method", ["p2p", "ddim"])
+def test_a_method_that_needs_the_sources_text_says_so(capsys, method):
+    assert translate(method, "--steps=2", source=None) == 2
+    assert "give --source" in capsys.readouterr().err
+
+
+def test_options_of_other_methods_are_refused_by_plug_and_play(capsys):
+    assert main(["translate", f"--image={CAT}", f"--prompt={PROMPT}", "--word=cat", *QUICK]) == 2
+    assert "--word is an option of masactrl, masked-pnp" in capsys.readouterr().err
+
+
+def test_a_direction_is_saved_and_gives_the_same_picture_again(here):
+    assert (
+        translate("pix2pix-zero", "--steps=2", "--out=a", "--change=cat=tiger", "--save-direction=d.safetensors") == 0
+    )
+    assert load_file(here / "d.safetensors")["direction"].shape == (1, 77, 128)
+    assert translate("pix2pix-zero", "--steps=2", "--out=b", "--direction=d.safetensors") == 0
+    first, second = (read_image(here / folder / "pix2pix-zero.png") for folder in "ab")
+    assert first.tobytes() == second.tobytes()  # their settings, in the files, differ
+
+
+def test_a_mask_picture_keeps_what_is_black(here):
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save(here / "mask.png")
+    assert translate("masked-pnp", "--steps=2", "--out=o", "--mask=mask.png") == 0
+    made = read_image(here / "o/masked-pnp.png")
+    kept = main(
+        ["translate", "--method=sdedit", "--strength=0", f"--image={CAT}", f"--prompt={PROMPT}", "--out=r", *QUICK]
+    )
+    assert kept == 0
+    x, original = (to_tensor(picture)[0] for picture in (made, read_image(here / "r/sdedit.png")))
+    difference = (x - original).abs().mean(dim=(0, 1))  # by column
+    # The latents on the right are the source's own; the decoder's attention still carries a little over to them.
+    assert difference[48:].mean() < 0.05 < 0.15 < difference[:24].mean()
+
+
+def test_an_inversion_is_made_once_for_all_methods(load_once, monkeypatch):
+    sd = load_once(hub.WEIGHTS / "bundled", device="cpu")
+    x_0 = sd.encode(to_tensor(fit(read_image(CAT), sd.size, sd.multiple)))
+    o = Original(sd, x_0, SOURCE, inversion=minipnp.Inversion(steps=2))
+    assert o.guidance(2, o.null) is o.guidance(2, o.null)
+    assert o.guidance(2, o.null) is not o.guidance(2, o.text)
+    assert torch.equal(edit("ddim", o, PROMPT, options={"steps": 2}), edit("ddim", o, PROMPT, options={"steps": 2}))
+    with pytest.raises(InputError, match="sdedit has no option tau_f"):
+        edit("sdedit", o, PROMPT, options={"tau_f": 0.5})
+
+
+def test_compare_makes_one_sheet_and_one_table(here, capsys, monkeypatch):
+    runs = edit_commands.runs("cat=tiger")
+    early = {"masactrl": {"start_step": 0}}
+    quick = [(name, {"steps": 2} | early.get(name, {}) | options, label) for name, options, label in runs]
+    monkeypatch.setattr(edit_commands, "runs", lambda word: quick)
+    assert main(["compare", "--device=cpu", "--inversion-steps=2", "--out=o"]) == 0
+    table = json.loads((here / "o/run.json").read_text())["table"]
+    assert len(table) == 2 + len(quick) and all(label in "\n".join(table) for _, _, label in quick)
+    width, height = Image.open(here / "o/compare.png").size
+    assert width > 4 * 256 and height > 3 * 256
+    assert str(edit_commands.EXAMPLE["image"]) and "Prompt-to-Prompt" in capsys.readouterr().err
+
+
+def test_edges_measure_layout():
+    cat = read_image(CAT)
+    assert edit_commands.edges(cat, cat) == pytest.approx(1.0)
+    assert edit_commands.edges(cat, cat.transpose(Image.Transpose.FLIP_TOP_BOTTOM)) < 0.5
+    assert edit_commands.edges(cat, Image.new("RGB", cat.size)) == 0
