@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help translate sample weights verify test test-full lint format clean
+.PHONY: help translate sample compare weights verify test test-full lint format clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -18,6 +18,9 @@ translate: .venv/.base ## IMG's layout with PROMPT's appearance; without IMG, a 
 
 sample: .venv/.base ## a picture from PROMPT alone
 	@$(PY) -m tools.from_make sample
+
+compare: .venv/.base ## all editing methods on IMG, which shows SOURCE, with PROMPT; without IMG, a bundled example
+	@$(PY) -m tools.from_make compare
 
 weights: .venv/.base ## fetch Stable Diffusion 1.5 (2.1 GB; its licence is shown first) into weights/sd15
 	@$(PY) -m tools.from_make weights

@@ -188,6 +188,7 @@ def compare_options(here: Parser) -> None:
     here.add_argument("--source", help="what it shows now", metavar="TEXT")
     here.add_argument("--negative", help="what to keep away from, instead of the empty prompt", metavar="TEXT")
     here.add_argument("--word", help="the object: horse, or horse=cow for the source's and the prompt's")
+    here.add_argument("--blend-threshold", help="of Prompt-to-Prompt's local blend", type=number, metavar="X")
     here.add_argument("--out", help="a folder, or NAME.png (default: out/IMAGE'S NAME-compare)", metavar="PATH")
     here.add_argument("--seed", help="of SDEdit's noise", type=seed)
     here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)

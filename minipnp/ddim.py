@@ -24,7 +24,7 @@ Eps = Callable[[Tensor, int], Tensor]
 
 
 def timesteps(n: int) -> list[int]:
-    """n levels, noisiest first: 981, 961, …, 1 for n = 50. n is 1 to 999, as 1000 would begin at a t that is not there."""
+    """n levels, noisiest first: 981, 961, …, 1 for n = 50. n is 1 to 999: 1000 would begin at a t that is not there."""
     if not 1 <= n <= 999:
         raise InputError(f"{n} steps: give a number from 1 to 999")
     return [1 + i * (1000 // n) for i in reversed(range(n))]
@@ -32,7 +32,7 @@ def timesteps(n: int) -> list[int]:
 
 def pairs(levels: list[int]) -> list[tuple[int, int]]:
     """(t, t') of each sampling step, the last one ending at the clean level."""
-    return list(zip(levels, [*levels[1:], CLEAN]))
+    return list(zip(levels, [*levels[1:], CLEAN], strict=True))
 
 
 def noise(x0: Tensor, z: Tensor, t: int) -> Tensor:
@@ -88,7 +88,7 @@ def guided(
     if negative is None:
         alpha = 1.0
     weighted = [(w, text, -1), ((1 - w) * alpha, null, 0), ((1 - w) * (1 - alpha), negative, 0)]
-    weights, texts, index = zip(*(branch for branch in weighted if branch[0] != 0))
+    weights, texts, index = zip(*(branch for branch in weighted if branch[0] != 0), strict=True)
     e = unet(x, t, torch.cat(texts), inject.rows(list(index)))
     return sum(weight * e[i : i + 1] for i, weight in enumerate(weights))
 

@@ -39,9 +39,9 @@ class Guidance:
 class Inversion:
     """How a picture is inverted. The defaults are those of pnp-diffusers.
 
-    steps, at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents themselves; n: they are sampled
-    again from x_T in n steps, as the paper's Algorithm 1 does. checks: steps at which the residual is measured, one
-    evaluation of the network each.
+    steps, at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents themselves; n: they are
+    sampled again from x_T in n steps, as the paper's Algorithm 1 does. checks: steps at which the residual is measured,
+    one evaluation of the network each.
     """
 
     steps: int = 999

@@ -19,7 +19,7 @@ def rows(x: Tensor, n: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """x + f, where f is the paper's spatial feature f^l_t: two convolutions of x and, in the UNet, the time embedding."""
+    """x + f, where f is the paper's spatial feature f^l_t: two convolutions of x and, in the UNet, of the time."""
 
     def __init__(self, c_in: int, c_out: int, groups: int, eps: float, time: int | None):
         super().__init__()
@@ -171,7 +171,7 @@ class TimeEmbedding(nn.Module):
         self.fc2 = nn.Linear(4 * channels, 4 * channels)
 
     def forward(self, t: Tensor) -> Tensor:
-        """t: [n] timesteps, any real type → [n, 4·channels]. The angles need float32: at t = 981 half has steps of 0.5."""
+        """t: [n] timesteps → [n, 4·channels]. The angles are float32: near t = 981 half precision has steps of 0.5."""
         i = torch.arange(self.frequencies, dtype=torch.float32, device=t.device)
         angle = t.float()[:, None] * torch.exp(-math.log(10_000) * i / self.frequencies)
         wave = torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.fc1.weight.dtype)

@@ -35,8 +35,8 @@ def load(
 ) -> StableDiffusion:
     """A model from a single file, or a folder in component layout (`unet/ vae/ text_encoder/`).
 
-    device: default CUDA, else MPS, else the CPU. dtype: float32, float16 or bfloat16; default float16 on CUDA, else float32.
-    vae: a file (or folder) to take the VAE from instead. prediction: "epsilon" or "v", if the model's files do not say.
+    device: default CUDA, else MPS, else the CPU. dtype: float32, float16 or bfloat16; default float16 on CUDA, else
+    float32. vae: a file or folder to take the VAE from. prediction: "epsilon" or "v", if the model's files do not say.
     ema: see `weights.load_network`. Raises InputError for whatever cannot be loaded exactly.
     """
     device = pick_device(device)

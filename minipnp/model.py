@@ -42,7 +42,7 @@ class StableDiffusion:
 
     @torch.no_grad()
     def embed(self, *prompts: str) -> Tensor:
-        """Prompts → text embeddings [n, 77, width]. Each is encoded by itself, so that it does not depend on the others."""
+        """Prompts → text embeddings [n, 77, width]; each encoded by itself, so that none depends on the others."""
         rows = [self.text_encoder(self.tokenizer(prompt).to(self.device)) for prompt in prompts]
         return torch.cat(rows)
 

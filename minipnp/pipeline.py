@@ -1,8 +1,8 @@
 """From words and pictures to pictures: what the command line does, for use from Python.
 
-    sd = minipnp.load("weights/bundled")
-    G = minipnp.guidance_from_picture(sd, picture)
-    pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"])
+sd = minipnp.load("weights/bundled")
+G = minipnp.guidance_from_picture(sd, picture)
+pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"])
 """
 
 import torch
@@ -17,8 +17,8 @@ from minipnp.pnp import PnP, plug_and_play
 
 @torch.no_grad()
 def guidance_from_picture(
-    sd: StableDiffusion, picture: Tensor, edit_steps: int = 50, how: Inversion = Inversion(), vae_seed: int | None = None,
-    progress: Progress = silent,
+    sd: StableDiffusion, picture: Tensor, edit_steps: int = 50, how: Inversion = Inversion(),
+    vae_seed: int | None = None, progress: Progress = silent,
 ) -> Guidance:  # fmt: skip
     """picture: [1, 3, H, W] in [−1, 1], sides multiples of sd.multiple. vae_seed: encode to a sample, not the mean."""
     check_sides(sd, *picture.shape[2:])
@@ -40,7 +40,7 @@ def translate(
     sd: StableDiffusion, G: Guidance, prompts: list[str], negative: str | None = None, settings: PnP = PnP(),
     random_start: int | None = None, progress: Progress = silent,
 ) -> Tensor:  # fmt: skip
-    """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]. random_start: a seed for x_T, an ablation."""
+    """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]. random_start: a seed for x_T (ablation)."""
     x_T = None if random_start is None else sd.noise(*G.x_T.shape[2:], random_start)
     texts, against = [sd.embed(prompt) for prompt in prompts], None if negative is None else sd.embed(negative)
     steps = plug_and_play(sd.unet, G, texts, sd.embed(""), against, settings, x_T)

@@ -1,8 +1,8 @@
 """Plug-and-Play Diffusion Features: Algorithm 1 of the paper.
 
-The guidance image's denoising gives, at every step, the features f of decoder layer 4 and the self-attention A of decoder
-layers 4 to 11. They take the place of the translation's own: f while t > τ_f, A while t > τ_A. A is overridden by its
-queries and keys, so the values stay the translation's.
+The guidance image's denoising gives, at every step, the features f of decoder layer 4 and the self-attention A of
+decoder layers 4 to 11. They take the place of the translation's own: f while t > τ_f, A while t > τ_A. A is overridden
+by its queries and keys, so the values stay the translation's.
 """
 
 import math
@@ -23,9 +23,9 @@ from minipnp.unet import ATTENTIONS, UNet
 class PnP:
     """The settings of an edit. The defaults are those of pnp-diffusers.
 
-    tau_f, tau_A: shares of the steps, counted from the noisiest, in which f and A are injected; inclusive: one step more
-    each, as plug-and-play counts. scale: w of Eq. (5). alpha, alpha_schedule: Eq. (6); alpha 0 puts the negative prompt
-    in the place of the empty one.
+    tau_f, tau_A: shares of the steps, counted from the noisiest, in which f and A are injected; inclusive: one step
+    more each, as plug-and-play counts. scale: w of Eq. (5). alpha, alpha_schedule: Eq. (6); alpha 0 puts the negative
+    prompt in the place of the empty one.
     """
 
     steps: int = 50
@@ -70,7 +70,13 @@ class PnP:
 
 @torch.no_grad()
 def plug_and_play(
-    unet: UNet, G: Guidance, texts: list[Tensor], null: Tensor, negative: Tensor | None = None, s: PnP = PnP(), x_T: Tensor | None = None
+    unet: UNet,
+    G: Guidance,
+    texts: list[Tensor],
+    null: Tensor,
+    negative: Tensor | None = None,
+    s: PnP = PnP(),
+    x_T: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Algorithm 1 for each of the target `texts` [1, 77, width], which share the guidance's passes.
 

@@ -54,7 +54,7 @@ class Attn:
     """The quantities of one attention; `None` stands for the layer's own.
 
     q, k, v: [B or 1, heads, tokens, head size]. map: softmax(q·kᵀ/√d), [B or 1, heads, queries, keys].
-    edit: map → map, of the same shape. mask: bool, True where a query may attend to a key, broadcast to the map's shape.
+    edit: map → map, of the same shape. mask: bool, True where a query may attend to a key; broadcast to the map.
     """
 
     q: Tensor | None = None

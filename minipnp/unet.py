@@ -48,7 +48,8 @@ DECODER = (
     Has(3, "R"), Has(3, "R"), Has(3, "R up"), Has(2, "R T"), Has(2, "R T"), Has(2, "R T up"),
     Has(1, "R T"), Has(1, "R T"), Has(1, "R T up"), Has(0, "R T"), Has(0, "R T"), Has(0, "R T"),
 )  # fmt: skip
-TABLE = {Layer(part, i): row for part, table in zip(Part, (ENCODER, MIDDLE, DECODER)) for i, row in enumerate(table)}
+_PARTS = (ENCODER, MIDDLE, DECODER)
+TABLE = {Layer(part, i): row for part, table in zip(Part, _PARTS, strict=True) for i, row in enumerate(table)}
 
 RESBLOCKS = tuple(layer for layer, row in TABLE.items() if "R" in row.what)
 ATTENTIONS = tuple(layer for layer, row in TABLE.items() if "T" in row.what)  # 16, in the order of execution
@@ -131,7 +132,7 @@ class UNet(nn.Module):
         """ε_θ(x_t, P, t), or ε̂ where something is injected.
 
         x: latent [B, 4, H, W], H and W multiples of 8. t: timestep in 0 … 999, one for all or [B].
-        context: text embeddings [B, 77, width]; an x of one row serves any number of texts. → ε [B, 4, H, W], x's dtype.
+        context: text embeddings [B, 77, width]; an x of one row serves any number of them. → ε [B, 4, H, W], x's dtype.
         """
         return self.tap(x, t, context, Tap(), inject)[0]
 

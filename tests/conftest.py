@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# One thread: the networks here are small, and two that wait for each other on a busy machine take many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,8 +18,6 @@ from minipnp.weights import UNET, load_network
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -16,7 +16,7 @@ from minipnp.errors import InputError
 from minipnp.images import fit, read_image, to_tensor
 
 CAT = hub.WEIGHTS / "bundled/examples/cat-twemoji.png"
-SOURCE, PROMPT = "a twemoji icon of a cat on a white background", "a twemoji icon of a tiger on a teal background"
+SOURCE, PROMPT = "a twemoji icon of a cat on a blue background", "a twemoji icon of a tiger on a teal background"
 QUICK = ["--model=bundled", "--device=cpu", "--inversion-steps=2", "--quiet"]
 WITH = {
     "masactrl": ["--word=cat=tiger", "--start-step=0"],
@@ -151,7 +151,7 @@ def test_compare_makes_one_sheet_and_one_table(here, capsys, monkeypatch):
     runs = edit_commands.runs("cat=tiger")
     early = {"masactrl": {"start_step": 0}}
     quick = [(name, {"steps": 2} | early.get(name, {}) | options, label) for name, options, label in runs]
-    monkeypatch.setattr(edit_commands, "runs", lambda word: quick)
+    monkeypatch.setattr(edit_commands, "runs", lambda *_: quick)
     assert main(["compare", "--device=cpu", "--inversion-steps=2", "--out=o"]) == 0
     table = json.loads((here / "o/run.json").read_text())["table"]
     assert len(table) == 2 + len(quick) and all(label in "\n".join(table) for _, _, label in quick)

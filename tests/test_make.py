@@ -77,6 +77,7 @@ def project(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "minipnp" / "cli.py").write_text(CLI)
+    (folder / "tools" / "verify.py").write_text(CLI)
     (folder / "python").write_text(PYTHON)
     (folder / "python").chmod(0o755)
     return folder
@@ -136,9 +137,11 @@ def test_all_variables(project):
 
 
 def test_nothing_given_passes_nothing(project):
-    for command in ("translate", "sample", "weights", "verify"):
+    for command in ("translate", "sample", "compare", "weights"):
         assert make(project, command).returncode == 0
         assert argv(project) == [command]
+    assert make(project, "verify", "MODEL=sd15").returncode == 0
+    assert argv(project) == ["--model=sd15"]
     make(project, "translate", "IMG=", "MODEL=", MODEL="sd15")  # empty: the way to unset what the environment has
     assert argv(project) == ["translate"]
 

@@ -22,6 +22,7 @@ from minipnp.methods.common import layers_at, share
 from minipnp.methods.masactrl import MasaCtrl, foreground, masactrl, mutual, same_side
 from minipnp.slots import Attn, Features, Tap, decoder
 from minipnp.unet import ATTENTIONS
+from minipnp.words import positions
 
 WEIGHTS = Path(__file__).parents[1] / "weights/bundled"
 TOLERANCE = 1e-4
@@ -223,7 +224,7 @@ def test_masks_keep_the_background_closer_to_the_source(sd, name):
     with torch.no_grad():
         G = guidance_from_latent(sd.unet, x_0, null, 10, Inversion(steps=10, checks=0))
     G = replace(G, texts=sd.embed("", source))
-    words = sd.tokenizer.positions(source, source_word), sd.tokenizer.positions(target, target_word)
+    words = positions(sd.tokenizer, source, source_word), positions(sd.tokenizer, target, target_word)
     # In the bundled model, of all shares, words are found at 1/2; 0.3 is the threshold that suits it.
     s = MasaCtrl(steps=10, scale=5.0, start_step=1, threshold=0.3, mask_share=1 / 2)
 

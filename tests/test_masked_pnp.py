@@ -17,6 +17,7 @@ from minipnp.methods.common import layers_at, share
 from minipnp.methods.masked_pnp import Mask, Word, masked_plug_and_play, on_its_side
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features, Tap, decoder
+from minipnp.words import positions
 
 WEIGHTS = Path(__file__).parents[1] / "weights/bundled"
 LAYERS = decoder(*range(4, 12))
@@ -198,8 +199,8 @@ def psnr(sd, x, x_0, where):
 def test_a_word_keeps_the_background_and_lets_the_object_change(sd):
     picture, is_object = guitar(sd, 64)
     G = guidance(sd, picture)
-    positions = sd.tokenizer.positions
-    word = Word(sd.embed(SOURCE), positions(SOURCE, "guitar"), positions(TARGET, "trumpet"))
+    found = positions(sd.tokenizer, SOURCE, "guitar"), positions(sd.tokenizer, TARGET, "trumpet")
+    word = Word(sd.embed(SOURCE), *found)
     text, null, s = sd.embed(TARGET), sd.embed(""), PnP(steps=10, scale=5.0)
     plain = last(plug_and_play(sd.unet, G, [text], null, s=s))
     x = last(masked_plug_and_play(sd.unet, G, text, null, word, s=s, m=Mask(share=1 / 2)))  # 1/2: see test_masactrl.py

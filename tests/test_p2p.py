@@ -15,12 +15,13 @@ from safetensors import safe_open
 
 import minipnp
 from minipnp.errors import InputError
-from minipnp.guidance import Guidance, Inversion, guidance_from_latent, guidance_from_text
+from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
 from minipnp.methods.align import Alignment, equalizer, needleman_wunsch, new_phrase, steps_in, windows, word_swap
 from minipnp.methods.common import layers_at, layers_up_to
 from minipnp.methods.p2p import P2P, LocalBlend, edit, prompt_to_prompt
 from minipnp.slots import Attn, Layer, Part
 from minipnp.tokenizer import Tokenizer
+from minipnp.words import positions, words_of
 
 TOLERANCE = 1e-4
 SPEC = json.loads((GOLDEN / "p2p.json").read_text())
@@ -55,14 +56,14 @@ def bounds(value):
 @pytest.mark.parametrize("i", range(len(PAIRS)))
 def test_words_and_their_positions(tokenizer, i):
     for name, prompt in zip(("source", "target"), prompts(i), strict=True):
-        words = tokenizer.words(prompt)
+        words = words_of(tokenizer, prompt)
         assert [list(span) for _, span in words] == PAIRS[i][f"word_inds_{name}_by_index"]
         assert [word for word, _ in words] == prompt.lower().split()
 
 
 def test_words_of_any_script_and_of_too_long_a_prompt(tokenizer):
     prompt = "a naïve 猫, <end_of_text> &amp;amp;lt; 🦄s"
-    words = tokenizer.words(prompt)
+    words = words_of(tokenizer, prompt)
     assert [p for _, span in words for p in span] == list(range(1, len(tokenizer.encode(prompt)) + 1))
     for word, span in words:  # what stands at a word's positions is what the word alone is encoded to
         ids = tokenizer(prompt)[0, list(span)].tolist()
@@ -104,7 +105,7 @@ def ends(name, i):
 def test_word_swap_of_several_tokens_to_one_and_back(tokenizer):
     """Each source token's attention goes to its word's tokens in equal parts."""
     one, three = "a mouse", "a chinchilla"
-    assert [len(span) for _, span in tokenizer.words(three)] == [1, 3]
+    assert [len(span) for _, span in words_of(tokenizer, three)] == [1, 3]
     there, back = word_swap(tokenizer, three, one).R, word_swap(tokenizer, one, three).R
     assert torch.equal(there[2:5, 2], torch.ones(3)) and there[:, 2].sum() == 3
     assert torch.allclose(back[2, 2:5], torch.full([3], 1 / 3))
@@ -131,7 +132,7 @@ def test_new_phrase_mended(tokenizer):
     text, short = len(tokenizer.encode(source)) + 2, len(tokenizer.encode(target)) + 2
     mended, published = (new_phrase(tokenizer, source, target, form).R for form in (False, True))
     assert not mended[:text, short:].any() and torch.equal(mended[:, short:].sum(dim=0), torch.ones(77 - short))
-    assert published[tokenizer.positions(source, "car")[0], short] == 1
+    assert published[positions(tokenizer, source, "car")[0], short] == 1
     assert torch.equal(mended[:, text:], published[:, text:]) and torch.equal(mended[:, :short], published[:, :short])
 
 
@@ -398,17 +399,18 @@ def test_end_to_end_without_control(end_to_end):
 
 
 def test_the_shares_of_the_schedule_each_count(end_to_end):
-    """Which steps differ from those without control: the first of the window and all that follow."""
+    """What is replaced in some steps only shows in the latents from the first of the steps on in which that matters."""
     _, _, _, run = end_to_end
-    identity = Alignment(torch.eye(77), torch.ones(77))
-    free = run(identity, P2P(steps=10, cross_replace=0.0, self_replace=0.0))
+    identity, off = Alignment(torch.eye(77), torch.ones(77)), dict(steps=10, cross_replace=0.0, self_replace=0.0)
 
-    def first_change(**settings):
-        got = run(identity, P2P(**{**dict(steps=10, cross_replace=0.0, self_replace=0.0, self_side=1), **settings}))
-        return [torch.equal(a, b) for (_, a), (_, b) in zip(got, free, strict=True)].index(False)
+    def first_change(a, b, **shares):
+        latents = run(identity, P2P(**{**off, **a}), **shares), run(identity, P2P(**{**off, **b}))
+        return [torch.equal(x, y) for (_, x), (_, y) in zip(*latents, strict=True)].index(False)
 
-    assert first_change(cross_replace=(0.5, 0.8)) == 5  # int(0.5 · 11)
-    assert first_change(self_replace=(0.7, 0.8)) == 7
+    assert first_change(dict(cross_replace=(0.5, 0.8)), {}) == 5  # int(0.5 · 11)
+    assert first_change(dict(self_replace=(0.7, 0.8), self_side=1), {}) == 7
+    whole = dict(cross_replace=1.0)
+    assert first_change(whole, whole, shares={5: 0.4}) == 4  # the other words go on, this one does not
 
 
 def test_which_self_attentions_are_replaced(golden_unet, inputs, monkeypatch):
@@ -514,7 +516,7 @@ def test_reweighting_a_colour_moves_the_background(sd):
     """
     prompt = "a flat icon of a cow on a purple background"
     G, same = drawn(sd, prompt, seed=0, steps=6), new_phrase(sd.tokenizer, prompt, prompt)
-    (purple,) = sd.tokenizer.positions(prompt, "purple")
+    (purple,) = positions(sd.tokenizer, prompt, "purple")
     frame = torch.ones(64, 64, dtype=torch.bool)
     frame[6:-6, 6:-6] = False
 
@@ -542,14 +544,22 @@ def test_control_keeps_the_layout(sd):
     assert held < 0.8 * free and held > 0.1  # measured: 0.49 and 0.78; and not the source itself
 
 
-def test_on_an_inverted_picture(sd):
-    """The source is the picture: outside the mask the result is its latent, to the bit, and inside it is another."""
-    source, target = (f"a flat icon of a {animal} on a blue background" for animal in ("cow", "pig"))
-    x_0 = drawn(sd, source, seed=1, steps=10).x_0
+@pytest.fixture(scope="module")
+def inverted(sd):
+    """A picture of a cow, made by the model and inverted with its caption."""
+    caption = "a flat icon of a cow on a blue background"
+    x_0 = drawn(sd, caption, seed=1, steps=10).x_0
     with torch.no_grad():
-        G = guidance_from_latent(sd.unet, x_0, sd.embed(""), 10, Inversion(steps=10, checks=0))
-    assert isinstance(G, Guidance) and torch.equal(G.x_0, x_0) and not G.resampled
-    words = [{animal: sd.tokenizer.positions(prompt, animal)} for animal, prompt in (("cow", source), ("pig", target))]
+        G = guidance_from_latent(sd.unet, x_0, sd.embed(caption), 10, Inversion(steps=20, checks=0))
+    assert torch.equal(G.x_0, x_0) and not G.resampled
+    return G, caption
+
+
+def test_local_blend_on_an_inverted_picture(sd, inverted):
+    """Outside the mask the result is the picture's own latent, to the bit; inside it is another."""
+    G, source = inverted
+    target = source.replace("cow", "pig")
+    words = [{w: positions(sd.tokenizer, prompt, w)} for w, prompt in (("cow", source), ("pig", target))]
     alignment = word_swap(sd.tokenizer, source, target)
     _, masks, x = recorded(
         lambda blend: last(sd, G, source, target, alignment, P2P(steps=10), blend=blend),
@@ -557,4 +567,17 @@ def test_on_an_inverted_picture(sd):
     )  # fmt: skip
     mask = masks[-1][1].expand_as(x)
     assert 0.2 < mask.float().mean() < 0.9
-    assert torch.equal(x[~mask], x_0[~mask]) and relative(x[mask], x_0[mask]) > 0.2
+    assert torch.equal(x[~mask], G.x_0[~mask]) and relative(x[mask], G.x_0[mask]) > 0.2
+
+
+def test_an_inverted_picture_is_kept_if_the_source_is_the_null_text(sd, inverted):
+    """The same words give the picture back at scale 7.5, up to the inversion's error; against "" they do not."""
+    G, caption = inverted
+    same, text = new_phrase(sd.tokenizer, caption, caption), sd.embed(caption)
+
+    def distance(null):
+        *_, (_, x) = prompt_to_prompt(sd.unet, G, text, text, null, same, P2P(steps=10))
+        return relative(x, G.x_0)
+
+    kept, led_away = distance(text), distance(sd.embed(""))
+    assert kept < 0.15 and led_away > 0.3  # measured: 0.05 and 0.58

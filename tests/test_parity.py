@@ -122,6 +122,7 @@ def test_feed_forward(unets):
 
 @SIZES
 def test_transformer(unets, size):
+    """The transformer block, and the norm and the 1×1 convolutions around it."""
     context = noise(2, 77, unets.ours.config.context)
     for name, ours, theirs in unets.layers(Transformer):
         x = size * noise(2, ours.proj_in.in_channels, 6, 10)
@@ -162,18 +163,18 @@ def test_row(unets, layer):
     (row,) = (row for row in unets.ours.rows if row.layer == layer)
     (prefix,) = (name for name, module in unets.ours.named_modules() if module is row)
     theirs = {name: theirs for name, _, theirs in unets.layers(nn.Module)}
-    stages = [name for name, module in row.named_children() if name in STAGES and module is not None]
     first = next(module for module in row.modules() if isinstance(module, nn.Conv2d))
     x = noise(2, first.in_channels, 8, 12)
     time, context = noise(2, 4 * unets.ours.config.channels[0]), noise(2, 77, unets.ours.config.context)
 
     expected = x
-    for stage in (stage for stage in STAGES if stage in stages):
-        expected = STAGES[stage](theirs[f"{prefix}.{stage}"], expected, time, context)
+    for stage, call in STAGES.items():
+        if f"{prefix}.{stage}" in theirs:
+            expected = call(theirs[f"{prefix}.{stage}"], expected, time, context)
     same(str(layer), row(x, time, context, Features(), Tap(), Features({}, {}, {}), stop=False), expected)
 
 
-STAGES = {  # how the published layers are called
+STAGES = {  # of a row, in the order of execution; how the published layers are called
     "conv": lambda net, x, time, context: net(x),
     "down": lambda net, x, time, context: net(x),
     "res": lambda net, x, time, context: net(x, time),

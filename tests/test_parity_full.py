@@ -4,6 +4,7 @@ The oracles are built from the config.json files that SD-1.5 is published with, 
 as in test_parity.py. The networks are in memory one after the other, and once: an oracle shares our weights. 6 GB.
 """
 
+import os
 import re
 
 import pytest
@@ -22,6 +23,15 @@ pytestmark = [
     pytest.mark.full,
     pytest.mark.filterwarnings("ignore:`Transformer2DModelOutput`:FutureWarning"),  # diffusers' own affair
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_cores():
+    """conftest.py gives the small networks one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

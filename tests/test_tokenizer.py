@@ -16,6 +16,7 @@ import torch
 import minipnp.tokenizer
 from minipnp.errors import InputError
 from minipnp.tokenizer import Tokenizer
+from minipnp.words import positions
 
 CASES = {
     c["name"]: c for c in json.loads((Path(__file__).parent / "data" / "tokenizer_cases.json").read_text())["cases"]
@@ -178,12 +179,6 @@ def test_decode_refuses_what_is_no_token(tokenizer):
         tokenizer.decode([49408])
 
 
-def test_pieces(tokenizer):
-    assert tokenizer.pieces("A photorealistic cat, 42!") == ["a", "photo", "realistic", "cat", ",", "4", "2", "!"]
-    assert tokenizer.pieces("") == []
-    assert tokenizer.pieces("cat " * 100) == ["cat"] * 100
-
-
 @pytest.mark.parametrize(
     "prompt, word, expected",
     [
@@ -209,19 +204,19 @@ def test_pieces(tokenizer):
     ],
 )
 def test_positions(tokenizer, prompt, word, expected):
-    assert tokenizer.positions(prompt, word) == expected
+    assert positions(tokenizer, prompt, word) == expected
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_positions_point_at_the_words_tokens(tokenizer, name):
     """All the words of a text together: every token once, except those of punctuation around the words."""
     text = CASES[name]["text"]
-    words, ids = tokenizer._words(text)[:70], tokenizer.encode(text)
+    words, ids = tokenizer.split(text)[:70], tokenizer.encode(text)
     if words and len(ids) <= 75:
-        positions = tokenizer.positions(text, text)
-        left = tokenizer.decode([i for p, i in enumerate(ids, 1) if p not in positions])
+        everywhere = positions(tokenizer, text, text)
+        left = tokenizer.decode([i for p, i in enumerate(ids, 1) if p not in everywhere])
         assert not re.search(r"\w", left.replace("_", ""))
-        assert all(tokenizer.positions(text, word) for word in words)
+        assert all(positions(tokenizer, text, word) for word in words)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +238,7 @@ def test_positions_point_at_the_words_tokens(tokenizer, name):
 )
 def test_positions_refuses(tokenizer, prompt, word, message):
     with pytest.raises(InputError) as caught:
-        tokenizer.positions(prompt, word)
+        positions(tokenizer, prompt, word)
     assert str(caught.value) == message
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`Transformer2DModelOutput`:Futur
 
 
 def test_the_bundled_model(capsys):
-    assert main(["bundled", "--device", "cpu"]) == 0
+    assert main(["--model", "bundled", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     for row in (
         "blocks.0",
@@ -43,19 +43,19 @@ def test_a_difference_is_named_and_the_exit_code_1(capsys, monkeypatch):
         return self.out(x * F.gelu(gate, approximate="tanh"))
 
     monkeypatch.setattr(FeedForward, "forward", approximate)
-    assert main(["bundled", "--device", "cpu"]) == 1
+    assert main(["--model", "bundled", "--device", "cpu"]) == 1
     out = capsys.readouterr().out
     assert "first layer that differs is encoder.1.transformer.ff.out" in out
     assert "DIFFERENT: UNet" in out and "text encoder" not in out.splitlines()[-1]
 
 
 def test_what_cannot_be_loaded_ends_in_one_line(capsys):
-    assert main(["no/such/model.safetensors"]) == 2
+    assert main(["--model", "no/such/model.safetensors"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_without_the_reference_it_says_so_in_one_line():
-    program = "import sys; sys.modules['diffusers'] = None; from tools.verify import main; sys.exit(main(['bundled']))"
+    program = "import sys; sys.modules['diffusers'] = None; from tools.verify import main; sys.exit(main([]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=WEIGHTS.parent)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines() == ["verify: the reference is not installed (diffusers): pip install -e '.[test]'"]

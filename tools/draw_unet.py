@@ -87,8 +87,7 @@ def drawing() -> str:
     )
     width = right + WIDTH + 90
     style = (
-        f"text{{font-family:Helvetica,Arial,sans-serif;font-size:14px;fill:{INK}}}"
-        ".small{font-size:13px;fill:#46505c}"
+        f"text{{font-family:Helvetica,Arial,sans-serif;font-size:14px;fill:{INK}}}.small{{font-size:13px;fill:#46505c}}"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'

@@ -23,6 +23,7 @@ OPTIONS = {
 MEANT_FOR = {
     "translate": set(OPTIONS),
     "sample": {"PROMPT", "OUT", "MODEL", "NEG", "SEED", "STEPS"},
+    "compare": set(OPTIONS) - {"STEPS"},
     "weights": set(),
     "verify": {"MODEL"},
 }
@@ -51,9 +52,13 @@ def main() -> int:
     except InputError as error:
         print(f"minipnp: {error}", file=sys.stderr)
         return 2
-    from minipnp.cli import main as minipnp
+    if argv[0] == "verify":
+        from tools.verify import main as program
 
-    return minipnp(argv)
+        argv = argv[1:]
+    else:
+        from minipnp.cli import main as program
+    return program(argv)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """make verify: a model's three networks against the published implementations, layer by layer, on its real weights.
 
-    python -m tools.verify [MODEL] [--device cpu]
+    python -m tools.verify [--model MODEL] [--device cpu]
 
 MODEL is a file, a folder, a hub id, sd15 or bundled; by default SD-1.5 where weights/ has it, else the bundled model.
 Both sides read the files by their own loaders, in float32. Then come the check values that are published for SD-1.4 and
@@ -217,7 +217,7 @@ def verify(path: Path, device: str | None = None) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="verify", description=__doc__.split("\n")[0])
-    parser.add_argument("model", nargs="?", default="sd15" if is_model(WEIGHTS / "sd15") else "bundled")
+    parser.add_argument("--model", default="sd15" if is_model(WEIGHTS / "sd15") else "bundled")
     parser.add_argument("--device", help="cpu, cuda or mps; default: the first of cuda, mps, cpu that is there")
     given = parser.parse_args(argv)
     try:

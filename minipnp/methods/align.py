@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minipnp.errors import InputError
 from minipnp.tokenizer import BEGIN, END, LENGTH, ROOM, Tokenizer
+from minipnp.words import words_of
 
 Share = float | tuple[float, float]  # of the steps, from the noisiest: up to here, or from the first to the second
 
@@ -32,14 +33,13 @@ def word_swap(tokenizer: Tokenizer, source: str, target: str, as_published=False
     as_published: as in the authors' code, which after the last word that differs goes by the target's position, also
     where the text is shifted by then. InputError: the prompts differ in their number of words.
     """
-    a, b = tokenizer.words(source), tokenizer.words(target)
+    a, b = words_of(tokenizer, source), words_of(tokenizer, target)
     if len(a) != len(b):
         raise InputError(_not_alignable([word for word, _ in a], [word for word, _ in b]))
     spans = [(range(1), range(1)), *((i, j) for (_, i), (_, j) in zip(a, b, strict=True))]
     i, j = spans[-1][0].stop, spans[-1][1].stop
     n = LENGTH - 1 - max(i, j)
     spans += [(range(i, i + n), range(j, j + n)), (range(i + n, LENGTH), range(j + n, LENGTH))]
-
     R = torch.zeros(LENGTH, LENGTH)
     for i, j in spans:
         R[i.start : i.stop, j.start : j.stop] = torch.eye(len(i)) if len(i) == len(j) else 1 / len(j)

@@ -1,7 +1,7 @@
 """What the editing methods share: which layers they read, and what they make of cross-attention maps.
 
-Layers are chosen by the share of the latent's side that they work at (1, 1/2, 1/4, 1/8), so that a choice means the same
-at every picture size and in every model: a quarter is 16 × 16 cells in SD-1.5 at 512 × 512.
+Layers are chosen by the share of the latent's side that they work at (1, 1/2, 1/4, 1/8), so that a choice means the
+same at every picture size and in every model: a quarter is 16 × 16 cells in SD-1.5 at 512 × 512.
 """
 
 from collections.abc import Collection, Mapping

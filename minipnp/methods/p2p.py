@@ -2,8 +2,8 @@
 
 A map M says which cells attend to which token, hence where each word is drawn: the target, from the same x_T, draws its
 words where the source drew theirs. The source's denoising x_t is a `Guidance`. Generated with the source's text and the
-same guidance scale, it is the paper's own. Inverted from a picture, it is that picture at every level; but the target's
-guidance leads away from it: what must stay needs a local blend.
+same guidance scale, it is the paper's own. Inverted from a picture (best with the source's text), it is that picture at
+every level; with the source's text as `null` too, guidance leads only where the target's words differ, not elsewhere.
 """
 
 import math
@@ -119,9 +119,9 @@ def prompt_to_prompt(
 ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
     """Algorithm 1: x*_0 with the text `target`, laid out as G with the text `source`.
 
-    source, target, null: embeddings [1, 77, width]; null: of the empty prompt, or of a negative one. alignment: of the
-    two prompts' tokens (align.py). By position in the target's row, weights: c of re-weighting; shares: cross_replace
-    of single words. Yields (level, latents [1, 4, h, w]) after each step.
+    source, target, null: embeddings [1, 77, width]; null: of the empty prompt, or what the target is led away from
+    instead. alignment: of the prompts' tokens (align.py). By position in the target's row, weights: c of re-weighting;
+    shares: cross_replace of single words. Yields (level, latents [1, 4, h, w]) after each step.
     """
     factors, in_step = equalizer(weights or {}), windows(s.steps, s.cross_replace, shares or {})
     self_steps = steps_in(s.self_replace, s.steps)

@@ -1,0 +1,59 @@
+"""Words of a prompt, and where their tokens stand in its row: what an edit of a word needs."""
+
+import string
+import unicodedata
+from itertools import islice
+
+from minipnp.errors import InputError
+from minipnp.tokenizer import ROOM, Tokenizer
+
+
+def positions(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
+    """Positions in the row (1...75) of the tokens of a word or phrase, for all its occurrences in the prompt.
+
+    Words are what stands between blanks, in any case, without the punctuation around them: "cat" is in "A (CAT)!",
+    not in "cats". InputError: it is not in the prompt, or an occurrence is cut off at 75 tokens.
+    """
+    words, phrase = tokenizer.split(prompt), [_core(w) for w in tokenizer.split(word)]
+    cores, n = [_core(w) for w in words], len(phrase)
+    hits = {i + k for i in range(len(words)) for k in range(n) if cores[i : i + n] == phrase}
+    if not hits:
+        raise InputError(f"{word!r} is not in the prompt, its words: {', '.join(dict.fromkeys(cores)) or '(none)'}")
+    marks = []  # for each byte of the prompt without its blanks: does it belong to the word?
+    for i, (w, core) in enumerate(zip(words, cores, strict=True)):
+        before, after = w.split(core, 1)
+        marks += [False] * len(before.encode()) + [i in hits] * len(core.encode()) + [False] * len(after.encode())
+    marks = iter(marks)
+    found = [position for position, size in enumerate(_sizes(tokenizer, prompt), 1) if sum(islice(marks, size))]
+    if found[-1] > ROOM:
+        raise InputError(f"{word!r} is cut off, the prompt is over {ROOM} tokens: shorten it")
+    return found
+
+
+def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, range]]:
+    """The words of a prompt, in its order, with the punctuation on them, and the positions of each one's tokens.
+
+    InputError: the prompt is over 75 tokens, so that its last words have no positions.
+    """
+    sizes, words, end = _sizes(tokenizer, prompt), [], 1
+    if len(sizes) > ROOM:
+        raise InputError(f"the prompt that begins {prompt[:30]!r} is over {ROOM} tokens: shorten it")
+    for word in tokenizer.split(prompt):
+        begin, left = end, len(word.encode())
+        while left > 0:
+            left -= sizes[end - 1]
+            end += 1
+        words.append((word, range(begin, end)))
+    return words
+
+
+def _sizes(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """How many bytes of the prompt without its blanks each token is."""
+    return [
+        len(tokenizer.bpe.decoder[i].removesuffix("</w>")) for i in tokenizer.encode(prompt)
+    ]  # one character a byte
+
+
+def _core(word: str) -> str:
+    punctuation = [c for c in word if unicodedata.category(c).startswith("P") or c in string.punctuation]
+    return word.strip("".join(punctuation)) or word  # punctuation alone is a word too
