@@ -1,6 +1,6 @@
 """What each difference between the authors' two codebases does to the picture, on the bundled model.
 
-usage: python tools/differences.py [--images N]
+usage: python -m tools.differences [--images N]
 
 Starts from the defaults (pnp-diffusers) and changes one thing at a time to what plug-and-play does, then all of them.
 Prints, as the mean over the bundled guidance pictures, the PSNR between the changed picture and the default one: the

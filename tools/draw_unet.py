@@ -1,6 +1,6 @@
 """Draws docs/unet.svg from the table in minipnp/unet.py: the UNet, and where Plug-and-Play injects.
 
-usage: python tools/draw_unet.py [out.svg]
+usage: python -m tools.draw_unet [out.svg]
 """
 
 import sys
