@@ -157,6 +157,8 @@ METHOD_OPTIONS = (  # flag, name in editing.py, methods, help, how it is read
     ("--spare", "spare", "p2p", "and not at this word; repeat", {"metavar": "WORD[=WORD]"}),
     ("--blend-threshold", "blend_threshold", "p2p", "of that mask, a share of the maps' maximum", {"type": number}),
     ("--blend-start", "blend_start", "p2p", "share of the steps that are not blended", {"type": number}),
+    ("--as-published", "as_published", "p2p, pix2pix-zero", "as the authors' code has it where this one differs",
+     {"action": "store_true", "default": None}),
     ("--change", "change", "pix2pix-zero", "the direction, such as cat=dog, or two .txt files of sentences",
      {"metavar": "A=B"}),
     ("--direction", "direction_file", "pix2pix-zero", "a direction that was saved", {"metavar": "PATH"}),
@@ -176,7 +178,7 @@ def method_options(here: Parser) -> None:
     )
     other.add_argument("--method", choices=METHODS, help="default: pnp")
     for flag, name, methods, help, how in METHOD_OPTIONS:
-        how = {"metavar": "X"} | how if "choices" not in how else how
+        how = how if how.keys() & {"choices", "action"} else {"metavar": "X"} | how
         how |= {"action": "append"} if flag in REPEATED else {}
         other.add_argument(flag, dest=name, help=f"{methods}: {help}", **how)
 

@@ -165,3 +165,13 @@ def test_edges_measure_layout():
     assert edit_commands.edges(cat, cat) == pytest.approx(1.0)
     assert edit_commands.edges(cat, cat.transpose(Image.Transpose.FLIP_TOP_BOTTOM)) < 0.5
     assert edit_commands.edges(cat, Image.new("RGB", cat.size)) == 0
+
+
+@pytest.mark.parametrize("method", ["p2p", "pix2pix-zero"])
+def test_the_authors_forms_are_an_option(here, method):
+    """Another picture, as prompts of unequal token counts and a shifted schedule must give."""
+    for out, form in (("a", []), ("b", ["--as-published"])):
+        prompt = "a twemoji icon of a sailboat on a teal background"
+        assert translate(method, "--steps=10", "--inversion-steps=10", f"--out={out}", *form, prompt=prompt) == 0
+    first, second = (read_image(here / folder / f"{method}.png") for folder in "ab")
+    assert first.tobytes() != second.tobytes()
