@@ -63,7 +63,7 @@ BYTES = {
     "zip.safetensors": (b"PK\x03\x04" + b"\0" * 100 + b"archive/data.pkl", "pickle under another name"),
     "old.safetensors": (b"\x80\x02}q\x00(X\x0a\x00\x00\x00state_dict", "pickle under another name"),
     "model.gguf": (b"GGUF\x03\0\0\0" + b"\0" * 100, "GGUF"),
-    "empty.safetensors": (b"", "empty"),
+    "empty.safetensors": (b"", "an empty file"),
     "short.safetensors": (b"abc", "no safetensors file"),
     "zeros.safetensors": (b"\0" * 1000, "no safetensors file"),
     "model.ckpt": (b"PK\x03\x04", "a pickle"),

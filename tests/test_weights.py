@@ -484,6 +484,14 @@ def test_loading_leaves_files_and_random_numbers_alone(tmp_path, states):
     assert {path: path.read_bytes() for path in folder.rglob("*.safetensors")} == before
 
 
+def test_no_numbers_are_drawn_for_weights_that_are_read(tmp_path, states, monkeypatch):
+    """The first `normal_` on the meta device imports a compiler, which takes longer than to load SD-1.5."""
+    source = find(save_components(tmp_path, states))
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, **__: pytest.fail("drew random numbers"))
+    assert_equal(load_networks(source, CPU, torch.float32), states)
+
+
 def test_load_from_python(tmp_path, states):
     model = minipnp.load(save_components(tmp_path, states), device="cpu")
     assert_equal((model.unet, model.vae, model.text_encoder), states)
