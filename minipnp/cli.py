@@ -149,6 +149,8 @@ METHOD_OPTIONS = (  # flag, name in editing.py, methods, help, how it is read
     ("--strength", "strength", "sdedit", "share of the steps that run", {"type": number}),
     ("--cross-replace", "cross_replace", "p2p", "share of the steps with the source's cross maps", {"type": number}),
     ("--self-replace", "self_replace", "p2p", "share of the steps with its self-attention maps", {"type": number}),
+    ("--self-side", "self_side", "p2p", "and where the side of its cells is at most this share of the latent's",
+     {"type": number}),
     ("--align", "align", "p2p", "the prompts' words, one to one or as far as they agree",
      {"choices": ("auto", "swap", "phrase")}),
     ("--weight", "weight", "p2p", "re-weight a word of the prompt; repeat", {"type": amount_of, "metavar": "WORD=X"}),
@@ -166,6 +168,7 @@ METHOD_OPTIONS = (  # flag, name in editing.py, methods, help, how it is read
     ("--amount", "amount", "pix2pix-zero", "of cross-attention guidance (0.1; generated 0.15)", {"type": number}),
     ("--lambda-ac", "lambda_ac", "pix2pix-zero", "regularisation by autocorrelation", {"type": number}),
     ("--lambda-kl", "lambda_kl", "pix2pix-zero", "regularisation by KL divergence", {"type": number}),
+    ("--gain", "gain", "pix2pix-zero", "of each level of its pyramid; the paper has 2, its code 1", {"type": number}),
     ("--start-step", "start_step", "masactrl", "from which step on", {"type": int}),
     ("--start-layer", "start_layer", "masactrl", "from which of the 16 self-attentions on", {"type": int}),
 )  # fmt: skip

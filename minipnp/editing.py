@@ -118,12 +118,12 @@ def p2p(
     o: Original, prompt: str, null: Tensor, steps=50, scale=7.5, cross_replace=0.8, self_replace=0.4, align="auto",
     weight: dict[str, float] | None = None, share: dict[str, float] | None = None,
     blend: list[str] | None = None, spare: list[str] | None = None, blend_threshold=0.3, blend_start=0.2,
-    as_published=False,
+    self_side: float | None = None, as_published=False,
 ) -> Steps:  # fmt: skip
     """weight, share: of words of the prompt. blend, spare: words ("horse", or "horse=cow" for source and target) that
     may change, and that may not. as_published: the authors' alignment of what follows words of unequal token counts.
     """
-    tokenizer, s = o.sd.tokenizer, P2P(steps, cross_replace, self_replace, o.self_share, scale)
+    tokenizer, s = o.sd.tokenizer, P2P(steps, cross_replace, self_replace, self_side or o.self_share, scale)
     if null is o.null and not o.generated:
         # An inverted picture comes back at any guidance scale only where its own text is the negative prompt too.
         null = o.text
@@ -156,7 +156,7 @@ def p2p(
 def pix2pix_zero_(
     o: Original, prompt: str, null: Tensor, steps=50, scale=5.0, amount: float | None = None, change: str | None = None,
     direction_file: str | None = None, save_direction_to: str | None = None, lambda_ac=20.0, lambda_kl=20.0,
-    as_published=False,
+    gain=1.0, as_published=False,
 ) -> Steps:  # fmt: skip
     """change: "cat=dog", words or files of sentences; without it, and without a file, the direction is that from the
     source's text to the prompt's. as_published: inversion and edit as the authors' code, not their paper, has them.
@@ -175,7 +175,7 @@ def pix2pix_zero_(
     if o.generated:
         G, against = o.guidance(steps, o.null), null
     else:
-        how = Regularisation(lambda_ac=lambda_ac, lambda_kl=lambda_kl, seed=o.seed, authors=as_published)
+        how = Regularisation(lambda_ac, lambda_kl, gain=gain, seed=o.seed, authors=as_published)
         G, against = regularised_inversion(sd.unet, o.x_0(steps), o.text, steps, how, o.progress), None
     s = Pix2PixZero(steps, scale, (0.15 if o.generated else 0.1) if amount is None else amount, as_published)
     return pix2pix_zero(sd.unet, G, delta.to(sd.device), against, s)
