@@ -3,11 +3,11 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help translate sample compare weights verify test test-full lint format clean
+.PHONY: help translate sample compare weights verify test test-full train-bundled evaluate-bundled lint format clean
 .NOTPARALLEL:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "IMG= picture or folder   PROMPT= text   OUT= folder   MODEL= bundled, sd15, a path or a hub id"
 	@echo "NEG= negative prompt   SOURCE= source prompt   SEED= and STEPS= numbers   ARGS= more options of the program"
@@ -33,6 +33,12 @@ test: .venv/.test ## the quick tests (minutes)
 
 test-full: .venv/.test ## all tests
 	@$(PY) -m pytest -m ""
+
+train-bundled: .venv/.train ## make the bundled model from its data; each step goes on where it was broken off
+	@$(PY) -m tools.bundled.train
+
+evaluate-bundled: .venv/.train ## measure the bundled model
+	@$(PY) -m tools.bundled.evaluate
 
 lint: .venv/.test ## check style and format
 	@$(PY) -m ruff check .
@@ -70,4 +76,9 @@ endef
 .venv/.test: $(PINS)
 	$(venv)
 	@$(PY) -m pip install -c constraints.txt -e '.[test]'
+	@touch .venv/.base $@
+
+.venv/.train: $(PINS)
+	$(venv)
+	@$(PY) -m pip install -c constraints.txt -e '.[train]'
 	@touch .venv/.base $@

@@ -1,0 +1,95 @@
+"""Step 3: the autoencoder, on crops of icons. → out/bundled/vae.pt
+
+Loss: L1 + L2 + L1 of the differences between neighbouring pixels (edges), and a little of the divergence from N(0, 1)
+that keeps latents near 0 and their spread small. The latents' scale is measured at the end.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minipnp.config import VAEConfig
+from minipnp.errors import InputError
+from minipnp.loading import TensorFile
+from minipnp.vae import VAE
+from minipnp.weights import AUTOENCODER, load_network
+from tools.bundled import run
+from tools.bundled.data import Icons, draw, generator, noise_generator, placed
+from tools.bundled.training import Clock, Plan, State, adopt, autocast, need, options, read, settle, train, write
+
+CONFIG = VAEConfig(channels=(24, 48, 96), blocks=1, groups=8, scale=1.0)
+KL = 1e-5
+PLANS = {"cpu": Plan(batch=32, lr=1.5e-3, samples=160_000), "gpu": Plan(batch=128, lr=1.5e-3, samples=500_000)}
+
+
+def crops(icons: Icons, n: int, seed: int, step: int) -> Tensor:
+    """[n, 3, side/2, side/2]: half the side, which is enough to learn edges and textures, at a quarter of the cost."""
+    g = generator(seed, step)
+    pictures, _ = draw(icons, placed(icons, n, g))
+    half = pictures.shape[-1] // 2
+    corners = torch.randint(half + 1, (n, 2), generator=g).tolist()
+    return torch.stack([x[:, i : i + half, j : j + half] for x, (i, j) in zip(pictures, corners, strict=True)])
+
+
+def loss(vae: VAE, x: Tensor, g: torch.Generator) -> Tensor:
+    """x: [n, 3, H, W] in [−1, 1]."""
+    mean, logvar = vae.quant(vae.encoder(x)).float().chunk(2, dim=1)
+    logvar = logvar.clamp(-30, 20)
+    z = torch.randn(mean.shape, generator=g, device=x.device)
+    y = vae.decoder(vae.post_quant(mean + (0.5 * logvar).exp() * z)).float()
+    edges = F.l1_loss(y.diff(dim=2), x.diff(dim=2)) + F.l1_loss(y.diff(dim=3), x.diff(dim=3))
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return F.l1_loss(y, x) + F.mse_loss(y, x) + edges + KL * kl
+
+
+@torch.no_grad()
+def measured_scale(vae: VAE, icons: Icons, seed: int) -> float:
+    """What makes the latents' variance 1, over 256 augmented pictures. vae.config.scale is 1 here."""
+    batches = (draw(icons, placed(icons, 32, generator(seed, step)))[0] for step in range(8))
+    return 1 / torch.cat([vae.encode(x) for x in batches]).std().item()
+
+
+def main(argv: list[str] | None = None) -> State:
+    args = options(__doc__.splitlines()[0]).parse_args(argv)
+    device, size, plan = settle(args, PLANS)
+    if args.origin:
+        return read(args.work, "vae") or adopted(args.work, args.origin, size)
+    icons = Icons.read(args.data, size).trained().to(device)
+    torch.manual_seed(plan.seed)
+    vae = VAE(CONFIG).to(device)
+
+    def loss_at(step: int) -> Tensor:
+        x, g = crops(icons, plan.batch, plan.seed, step), noise_generator(plan.seed, step, device)
+        with autocast(device):
+            return loss(vae, x, g)
+
+    state = train("vae", vae, {"vae": asdict(CONFIG), "size": size}, loss_at, plan, args.work, Clock(args.minutes))
+    if state.finished and state.scale is None:
+        vae.load_state_dict(state.average)
+        state.scale = measured_scale(vae, icons, plan.seed)
+        write(args.work, "vae", state)
+    return state
+
+
+def adopted(work: Path, folder: Path, size: int) -> State:
+    config = VAEConfig.read(folder / "vae" / "config.json")
+    file = TensorFile(folder / "vae" / f"{AUTOENCODER.file}.safetensors")
+    vae = load_network(AUTOENCODER, file, config, torch.device("cpu"), torch.float32)
+    return adopt(work, "vae", vae, {"vae": asdict(replace(config, scale=1.0)), "size": size}, config.scale)
+
+
+def finished_vae(work: Path, device: torch.device) -> VAE:
+    """Frozen, with its latents' scale. InputError: it is not there, or not finished."""
+    state = need(work, "vae")
+    if state.scale is None:
+        raise InputError(f"{work / 'vae.pt'}: its training is not finished; run `python -m tools.bundled.train_vae`")
+    vae = VAE(VAEConfig(**{**state.about["vae"], "scale": state.scale}))
+    vae.load_state_dict(state.average)
+    return vae.to(device).eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    run(main)
