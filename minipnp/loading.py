@@ -177,10 +177,10 @@ def load_networks(
     for network in NETWORKS:
         file = opened[source.files[network.folder]]
         plan.append((file, *prepare(network, file, source.configs[network.folder], ema)))
-    if source.files["unet"] == source.files["text_encoder"]:  # a single file
-        file, used = plan[0][0], {name for _, _, published in plan for name in published.values()}
-        if unknown := {name for name in file.names() - used if not _BESIDE.match(name)}:
-            warnings.warn(f"{file.path}: {len(unknown)} unknown tensors, not used: {some(unknown)}", stacklevel=2)
+    # A single file may hold more than the networks; the file of one component has been found to hold just that.
+    file, used = plan[0][0], {name for _, _, published in plan for name in published.values()}
+    if unknown := {name for name in file.names() - used if not _BESIDE.match(name)}:
+        warnings.warn(f"{file.path}: {len(unknown)} unknown tensors, not used: {some(unknown)}", stacklevel=2)
     for file, module, published in plan:
         yield fill(module, file, published, device, dtype)
 

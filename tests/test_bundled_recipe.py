@@ -132,6 +132,18 @@ def test_one_command_runs_all_steps_and_stops_in_time(data, tmp_path, monkeypatc
     assert load(tmp_path / "model", device="cpu").size == 64
 
 
+def test_the_data_are_made_where_they_are_not_there(data, tmp_path, monkeypatch):
+    made = []
+    for step in (fetch, render, captions):
+        monkeypatch.setattr(step, "main", lambda argv, step=step: made.append(step))
+    train.prepare(data, 64)
+    assert made == []
+    train.prepare(data, 128)
+    assert made == [fetch, render]
+    train.prepare(tmp_path, 64)
+    assert made[2:] == [fetch, render, captions]
+
+
 def test_a_checkpoint_of_another_plan_is_refused(data, trained):
     with pytest.raises(InputError, match=r"another training: samples was 32, is 64; give the same options"):
         train_vae.main(["--data", str(data), "--work", str(trained[0]), *TINY, "--samples", "64"])

@@ -329,11 +329,14 @@ def test_types_that_are_no_weights(tmp_path, whole, dtype):
     refused(lambda: load_small(path), str(path), name, dtype)
 
 
-def test_linear_layer_for_a_convolution(tmp_path, whole):
+@pytest.mark.parametrize("name, stored, ours", [
+    ("input_blocks.1.1.proj_in.weight", [32, 32], [32, 32, 1, 1]),
+    ("input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", [32, 32, 1, 1], [32, 32]),
+])  # fmt: skip
+def test_linear_layer_for_a_convolution(tmp_path, whole, name, stored, ours):
     """The same numbers in another shape are let pass in the VAE's attention only, where they are published so."""
-    name = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
-    path = write(tmp_path / "m.safetensors", whole | {name: ("F32", [32, 32])})
-    refused(lambda: load_small(path), name, "has the shape [32, 32], the UNet [32, 32, 1, 1]")
+    path = write(tmp_path / "m.safetensors", whole | {f"model.diffusion_model.{name}": ("F32", stored)})
+    refused(lambda: load_small(path), name, f"has the shape {stored}, the UNet {ours}")
 
 
 def test_another_size_without_its_settings(tmp_path, whole, states):

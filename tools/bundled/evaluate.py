@@ -37,6 +37,7 @@ from tools.bundled.data import COLOUR_WORDS, CONCEPT_WORDS, STYLE_WORDS, Icons, 
 from tools.bundled.export import FOLDER
 from tools.bundled.fetch import DATA
 from tools.bundled.masks import THRESHOLD, foreground, iou
+from tools.bundled.train import prepare
 from tools.bundled.training import WORK, Clock
 
 BATCH = 16  # pictures that are inverted, or drawn from text, at once
@@ -283,6 +284,7 @@ def main(argv: list[str] | None = None) -> None:
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     source = find(args.model)
+    prepare(args.data, source.configs["unet"].size * source.configs["vae"].factor)
     sd = StableDiffusion(*load_networks(source, device, dtype), Tokens.read(args.data), source, device, dtype)
     inversion = Inversion(steps=args.inversion_steps, checks=0)
     judge = Judge(sd, load_classifier(args.model), Icons.read(args.data, sd.size), inversion, args.steps, args.scale)

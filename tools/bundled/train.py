@@ -18,6 +18,15 @@ from tools.bundled.fetch import DATA
 from tools.bundled.training import WORK, size_for
 
 
+def prepare(data: Path, side: int) -> None:
+    """Steps 1 and 2, where what they make for pictures of this size is not there."""
+    if not all((data / name).exists() for name in ("licences.json", render.file_name(side))):
+        fetch.main(["--data", str(data)])
+        render.main(["--data", str(data)])
+    if not (data / "tokens.json").exists():
+        captions.main(["--data", str(data)])
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -33,21 +42,14 @@ def main(argv: list[str] | None = None) -> None:
     args, of_unet = parser.parse_known_args(argv)
     end = None if args.minutes is None else time.monotonic() + 60 * args.minutes
 
-    places = ["--data", str(args.data)]
-    needed = ("licences.json", render.file_name(size_for(pick_device(args.device), args.size)))
-    if not all((args.data / name).exists() for name in needed):
-        fetch.main(places)
-        render.main(places)
-    if not (args.data / "tokens.json").exists():
-        captions.main(places)
-
-    shared = [*places, "--work", str(args.work)]
+    prepare(args.data, size_for(pick_device(args.device), args.size))
+    shared = ["--data", str(args.data), "--work", str(args.work)]
     for option in ("device", "size", "seed", "from"):
         if (value := getattr(args, option)) is not None:
             shared += [f"--{option}", str(value)]
     states = {}
     for step, its_own in ((train_vae, []), (classifier, []), (train_unet, of_unet)):
-        left = [] if end is None else ["--minutes", str((end - time.monotonic()) / 60)]
+        left = [] if end is None else [f"--minutes={max(0.0, (end - time.monotonic()) / 60)}"]
         states[step] = step.main([*shared, *left, *its_own])
         if not states[step].finished and step is not train_unet:
             print("not done yet: call it again", file=sys.stderr)
