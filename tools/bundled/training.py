@@ -122,7 +122,7 @@ def train(
     """
     device = next(networks.parameters()).device
     networks.train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(_groups(networks), lr=plan.lr, betas=(0.9, 0.99), fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(_groups(networks), lr=plan.lr, betas=(0.9, 0.99), fused=device.type in ("cpu", "cuda"))
     average = AveragedModel(
         networks, multi_avg_fn=lambda ours, theirs, _: torch._foreach_lerp_(ours, theirs, 1 - plan.ema_at(step))
     )
