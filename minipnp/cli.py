@@ -44,6 +44,12 @@ def seed(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
 def rows(text: str) -> list[int]:
     """4 · 4-8 · 4,6 · none: rows of the decoder."""
     if text == "none":
@@ -63,6 +69,17 @@ def amount_of(text: str) -> tuple[str, float]:
     return word, number(value)
 
 
+def numbers(text: str) -> list[int]:
+    """981,541,141"""
+    return [int(part) for part in text.split(",")]
+
+
+def point(text: str) -> tuple[float, float]:
+    """120,64"""
+    x, y = map(number, text.split(","))
+    return x, y
+
+
 def parser() -> Parser:
     top = Parser(
         prog="minipnp", description="Plug-and-Play Diffusion Features: a picture's layout, a text's appearance."
@@ -70,7 +87,13 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     translate_options(command(commands, "translate", "make pictures that keep a picture's layout and follow a text"))
     sample_options(command(commands, "sample", "make pictures from text alone"))
+    invert_options(command(commands, "invert", "keep a picture's guidance in a file, for any number of translations"))
     compare_options(command(commands, "compare", "run all methods on one picture: a labelled sheet and a table"))
+    evaluate_options(command(commands, "evaluate", "run methods on a benchmark, measure them: a table and a plot"))
+    features_options(command(commands, "features", "show features, self-attention and words of pictures"))
+    correspond_options(command(commands, "correspond", "find places of one picture in another; PCK of annotated pairs"))
+    segment_options(command(commands, "segment", "show parts of pictures"))
+    injection_options(command(commands, "injection", "show what injecting f and A does, as the paper's Fig. 5"))
     weights = command(
         commands, "weights", "fetch Stable Diffusion 1.5 into weights/sd15; size and licence are said first"
     )
@@ -98,6 +121,7 @@ def translate_options(here: Parser) -> None:
 
     what = here.add_argument_group("guidance and text")
     what.add_argument("--image", help="the guidance: a picture, or a folder of pictures", metavar="PATH")
+    what.add_argument("--guidance", help="or a file that `minipnp invert` made of one", metavar="PATH")
     what.add_argument("--prompt", help="what to make of it; repeat for several; --prompt=-… for a leading dash",
                       action="append", metavar="TEXT")  # fmt: skip
     what.add_argument("--negative", help="what to keep away from, instead of the empty prompt", metavar="TEXT")
@@ -111,13 +135,8 @@ def translate_options(here: Parser) -> None:
     what.add_argument("--square", help="crop the centre to a square, as the paper does", action=ON_OR_OFF, default=None)
 
     pnp = here.add_argument_group("Plug-and-Play")
-    pnp.add_argument("--like", help="take the defaults of this one of the authors' codebases (default: pnp-diffusers)",
-                     choices=("pnp-diffusers", "plug-and-play"))  # fmt: skip
-    option(pnp, "--steps", "steps of the translation, 1 to 999", type=int)
-    option(pnp, "--tau-f", "share of the steps in which features f are injected", type=number)
-    option(pnp, "--tau-a", "share of the steps in which self-attention A is", dest="tau_A", type=number)
-    option(pnp, "--f-layers", "decoder layers of f, such as 4-8 or 4,6 or none", type=rows, metavar="LAYERS")
-    option(pnp, "--a-layers", "decoder layers of A", dest="A_layers", type=rows, metavar="LAYERS")
+    like_option(pnp)
+    kept_options(pnp)
     option(pnp, "--scale", "guidance scale w of Eq. (5)", type=number)
     option(pnp, "--alpha", "weight of the empty against the negative prompt, Eq. (6)", type=number)
     option(pnp, "--alpha-schedule", "its course", metavar="{constant,linear,exp}")
@@ -132,6 +151,38 @@ def translate_options(here: Parser) -> None:
     )
     method_options(here)
     model_options(here)
+
+
+def invert_options(here: Parser) -> None:
+    option = partial(setting, "translate")
+    here.add_argument("--image", help="the picture", metavar="PATH")
+    here.add_argument("--out", help="a name in .safetensors (default: out/IMAGE'S NAME.safetensors)", metavar="PATH")
+    here.add_argument("--features", help="keep features too: larger, and the edit needs no passes for them",
+                      action="store_true", default=None)  # fmt: skip
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--square", help="crop the centre to a square", action=ON_OR_OFF, default=None)
+    option(here, "--seed", "of the VAE's sample, with --like plug-and-play", type=seed)
+    like_option(here)
+    edit = here.add_argument_group("the translation to come: what is kept for it")
+    kept_options(edit)
+    inversion = here.add_argument_group("inversion")
+    inversion_options(inversion)
+    option(inversion, "--resample", "sample the guidance again in N steps, 0: do not", type=int, metavar="N")
+    model_options(here)
+
+
+def like_option(group) -> None:
+    group.add_argument("--like", help="take the defaults of this codebase; the last two are the authors' own "
+                       "(default: minipnp)", choices=("minipnp", "pnp-diffusers", "plug-and-play"))  # fmt: skip
+
+
+def kept_options(group) -> None:
+    option = partial(setting, "translate", group)
+    option("--steps", "steps of the translation, 1 to 999", type=int)
+    option("--tau-f", "share of the steps in which features f are injected", type=number)
+    option("--tau-a", "share of the steps in which self-attention A is", dest="tau_A", type=number)
+    option("--f-layers", "decoder layers of f, such as 4-8 or 4,6 or none", type=rows, metavar="LAYERS")
+    option("--a-layers", "decoder layers of A", dest="A_layers", type=rows, metavar="LAYERS")
 
 
 def inversion_options(group) -> None:
@@ -202,6 +253,27 @@ def compare_options(here: Parser) -> None:
     model_options(here)
 
 
+def evaluate_options(here: Parser) -> None:
+    here.epilog = (
+        "Broken off, the same command goes on where it was. Under `torchrun --nproc-per-node N -m minipnp evaluate …` "
+        "N processes share the list. Methods, metrics and layouts: docs/evaluation.md."
+    )
+    here.add_argument("benchmark", nargs="?", help="bundled (the default), or a folder of TI2I or of PIE-Bench")
+    here.add_argument("--methods", nargs="+", help="default: all, with their ablations", metavar="NAME")
+    here.add_argument("--metrics", nargs="+", metavar="NAME",
+                      help="clip, clip-acc, structure, background, icons, iou (default: icons iou for the bundled one, "
+                           "clip structure for others, background too where there are masks)")  # fmt: skip
+    here.add_argument("--limit", type=count, help="only N pairs, drawn evenly; more can follow", metavar="N")
+    here.add_argument("--out", help="a folder (default: out/evaluate-BENCHMARK)", metavar="PATH")
+    here.add_argument("--pictures", help="keep the translations", action="store_true", default=None)
+    here.add_argument("--measures", help="a folder with the weights of CLIP, DINO, SqueezeNet, instead of the hub",
+                      metavar="FOLDER")  # fmt: skip
+    here.add_argument("--steps", help="of every method, 1 to 999 (default: each method's own)", type=int)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    inversion_options(here)
+    model_options(here)
+
+
 def sample_options(here: Parser) -> None:
     option = partial(setting, "sample", here)
     here.add_argument(
@@ -217,6 +289,83 @@ def sample_options(here: Parser) -> None:
     model_options(here)
 
 
+def seen_options(here: Parser, pictures: str, prompt: str) -> None:
+    """Which pictures are looked at, and where x_t comes from."""
+    here.add_argument("pictures", nargs="*", help=pictures, metavar="IMG")
+    here.add_argument("--source", help="a picture generated from this text; repeat", action="append", metavar="TEXT")
+    here.add_argument("--prompt", help=prompt, action="append", metavar="TEXT")
+    here.add_argument("--noised", help="x_t of files by adding noise, as DIFT (default: DDIM inversion, as the paper)",
+                      action="store_true", default=None)  # fmt: skip
+    here.add_argument("--steps", help="of inverting and of generating, 1 to 999 (default: 50)", type=int, metavar="N")
+    here.add_argument("--seed", help="of the noise; each picture has one more than the last (default: 0)", type=seed)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--out", help="a folder, or NAME.png for one picture (default: out/IMG-COMMAND)", metavar="PATH")
+
+
+SHOWS = "what the files show, once for all or once for each: their text in the network (default: none)"
+USUAL = "(default: 4, the paper's; 7 where the latent's side has less than 32 cells)"
+ONE_T = {"help": "timestep, 1 to 999 (default: 541)", "type": int, "metavar": "T"}
+
+
+def features_options(here: Parser) -> None:
+    here.epilog = "One t: layers x pictures (Fig. 3). Several t, one layer: pictures x timesteps (Fig. 4). A: Fig. 6."
+    seen_options(here, "pictures, or folders of pictures", SHOWS)
+    here.add_argument("--of", help="any of f, q, k, A, words (default: f)", choices=("f", "q", "k", "A", "words"),
+                      nargs="+", metavar="WHAT")  # fmt: skip
+    here.add_argument("--layers", help="decoder layers, such as 4 or 4,7,11 (default: 1,4,7,11, for A, q, k without 1; "
+                      "for words and several t one, as for segment)", type=rows, metavar="LAYERS")  # fmt: skip
+    here.add_argument("--t", help="timesteps, such as 981,741,541 (default: 541; words: the mean over all steps)",
+                      type=numbers, metavar="T,…")  # fmt: skip
+    here.add_argument("--smooth", help="enlarge maps bicubically (default: cells as blocks)", action="store_true",
+                      default=None)  # fmt: skip
+    here.add_argument("--raw", help="also the arrays, a safetensors file for each picture", action="store_true",
+                      default=None)  # fmt: skip
+    here.add_argument("--square", help="crop the centre to a square", action=ON_OR_OFF, default=None)
+    model_options(here)
+
+
+def correspond_options(here: Parser) -> None:
+    seen_options(here, "A and B", SHOWS + "; with --pck {category} in it is the pair's")
+    here.add_argument("--points", help="places of A, in pixels of its file (default: nine)", type=point, nargs="+",
+                      metavar="X,Y")  # fmt: skip
+    here.add_argument("--of", help="f, q or k (default: f)", choices=("f", "q", "k"))
+    here.add_argument("--layer", help=f"of the decoder, 0 to 11 {USUAL}", type=int, metavar="LAYER")
+    here.add_argument("--t", **ONE_T)
+    here.add_argument("--pck", help="instead of A and B: a folder of annotated pairs, as SPair-71k", metavar="FOLDER")
+    here.add_argument("--split", help="of the folder (default: test)")
+    here.add_argument("--alpha", help="correct within this share of the box's longer side (default: 0.1)", type=number)
+    here.add_argument("--limit", help="at most so many pairs, evenly from all", type=int, metavar="N")
+    model_options(here)
+
+
+def segment_options(here: Parser) -> None:
+    seen_options(here, "pictures, or folders of pictures: parts that are alike share a colour", SHOWS)
+    here.add_argument("--parts", help="how many (default: 4)", type=int, metavar="K")
+    here.add_argument("--of", help="f, q or k (default: f), beside self-attention", choices=("f", "q", "k"))
+    here.add_argument("--layer", help=f"of the decoder, 3 to 11 {USUAL}", type=int, metavar="LAYER")
+    here.add_argument("--t", **ONE_T)
+    here.add_argument("--cluster-seed", help="of k-means (default: 0)", type=seed, metavar="SEED")
+    here.add_argument("--square", help="crop the centre to a square", action=ON_OR_OFF, default=None)
+    model_options(here)
+
+
+def injection_options(here: Parser) -> None:
+    option = partial(setting, "translate", here)
+    here.add_argument("pictures", nargs="*", help="the guidance", metavar="IMG")
+    here.add_argument("--prompt", help="what to make of it", action="append", metavar="TEXT")
+    here.add_argument("--negative", help="what to keep away from, instead of the empty prompt", metavar="TEXT")
+    here.add_argument("--seed", help="of the random x_T (default: 1)", type=seed)
+    option("--steps", "steps of the translation, 1 to 999", type=int)
+    option("--tau-f", "share of the steps in which f is injected", type=number)
+    option("--tau-a", "share of the steps in which A is", dest="tau_A", type=number)
+    option("--scale", "guidance scale w of Eq. (5)", type=number)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--square", help="crop the centre to a square", action=ON_OR_OFF, default=None)
+    here.add_argument("--out", help="a folder, or NAME.png (default: out/IMG-injection)", metavar="PATH")
+    inversion_options(here)
+    model_options(here)
+
+
 def model_options(here: Parser) -> None:
     model = here.add_argument_group("model")
     model.add_argument("--model", help="bundled, sd15, a file, a folder, a hub id (default: sd15 if there, or bundled)")
@@ -225,6 +374,8 @@ def model_options(here: Parser) -> None:
     model.add_argument("--ema", help="take the averaged weights of a single file", action=ON_OR_OFF, default=None)
     model.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
     model.add_argument("--dtype", help="float32, float16 or bfloat16 (default: float16 on CUDA, else float32)")
+    model.add_argument("--low-memory", help="one network at a time on the device", action="store_true", default=None)
+    model.add_argument("--compile", help="torch.compile: minutes to begin with", action="store_true", default=None)
     here.add_argument("--quiet", help="no progress, only notes and errors", action="store_true", default=None)
 
 
@@ -250,6 +401,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(name: str, given: dict, argv: list[str]) -> int:
+    if name in ("features", "correspond", "segment", "injection"):
+        from minipnp import see_commands
+
+        return getattr(see_commands, name)(given, argv)
     method = given.pop("method", "pnp")
     for repeated in given.keys() & {"weight", "share"}:
         given[repeated] = dict(given[repeated])
@@ -262,6 +417,10 @@ def run(name: str, given: dict, argv: list[str]) -> int:
     for flag, option, methods, *_ in METHOD_OPTIONS:
         if option in given:
             raise InputError(f"{flag} is an option of {methods}: give --method, or leave it out")
+    if name == "evaluate":
+        from minipnp.evaluate_commands import evaluate_command
+
+        return evaluate_command(given, argv)
     from minipnp import commands
 
     return getattr(commands, name)(given, argv)

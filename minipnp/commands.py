@@ -14,6 +14,8 @@ from minipnp import hub
 from minipnp.cli import explain
 from minipnp.ddim import timesteps
 from minipnp.errors import InputError
+from minipnp.guidance import Guidance
+from minipnp.guidance_file import check_guidance, open_guidance, save_guidance
 from minipnp.images import find_images, fit, psnr, read_image, side_by_side, to_image, to_tensor
 from minipnp.loading import pick_device, pick_dtype
 from minipnp.model import StableDiffusion
@@ -27,6 +29,10 @@ DEFAULTS = {
     "sample": {name: default(draw, name) for name in ("seed", "steps", "scale", "negative", "height", "width")},
 }
 
+SETTLED = (  # when a picture is inverted
+    "like steps size square seed inversion_steps inversion_at fixed_point resample vae_sampled".split()
+)
+
 Cell = tuple[str, Image]  # a label and a picture
 
 
@@ -34,7 +40,8 @@ Cell = tuple[str, Image]  # a label and a picture
 class Job:
     """What `translate` is to do, checked as far as that goes without the model.
 
-    paths: the pictures to translate, those of a `folder` or one; none where the guidance is generated from `source`.
+    paths: the pictures to translate, those of a `folder` or one; none where the guidance is generated from `source`, or
+    in a file.
     """
 
     s: Settings
@@ -46,6 +53,8 @@ class Job:
     negative: str | None
     reconstruct: bool
     out: Path
+    guidance: Path | None = None  # a file of `invert`, in the place of a picture
+    made: dict | None = None  # what made it
 
     @property
     def settings(self) -> dict:
@@ -54,7 +63,10 @@ class Job:
 
     @property
     def due(self) -> dict[str, int]:
-        return self.s.evaluations(not self.paths, len(self.prompts), self.negative is not None, self.reconstruct)
+        due = self.s.evaluations(
+            self.source is not None and not self.paths, len(self.prompts), self.negative is not None, self.reconstruct
+        )
+        return due if self.guidance is None else {k: n for k, n in due.items() if k not in ("inversion", "resampling")}
 
 
 def translate(given: dict, argv: list[str]) -> int:
@@ -62,6 +74,8 @@ def translate(given: dict, argv: list[str]) -> int:
     with log.warnings_as_notes():
         job = plan(given, log)
         sd, model = load(given, log)
+        if job.guidance is not None:
+            check_guidance(job.guidance, job.made, model)
         check_sides(sd, job.s.size or sd.size, job.s.size or sd.size)
         sd.tokenizer(*job.prompts, job.source or "", job.negative or "")  # what is cut is noted now, not after hours
         log.expect(job.due, max(1, len(job.paths)))
@@ -73,6 +87,8 @@ def translate(given: dict, argv: list[str]) -> int:
 
 def plan(given: dict, log: Log) -> Job:
     image, source, prompts = given.get("image"), given.get("source"), given.get("prompt")
+    if given.get("guidance") is not None:
+        return plan_from_file(Path(given["guidance"]), given)
     if image is None and source is None:
         given.setdefault("model", "bundled")
         hub.resolve("bundled")
@@ -82,7 +98,7 @@ def plan(given: dict, log: Log) -> Job:
         raise InputError("no --prompt: say what to make of the guidance")
     if image == "":
         raise InputError("--image is empty: give a picture or a folder of pictures")
-    generated, like = image is None, given.get("like", "pnp-diffusers")
+    generated, like = image is None, given.get("like", "minipnp")
     s = Settings.like(like, generated).with_options(given)
     negative = given.get("negative", source if s.source_is_negative else None)
     refuse_unused(given, generated, s, negative)
@@ -98,6 +114,27 @@ def plan(given: dict, log: Log) -> Job:
         if s.inversion.schedule(s.pnp.steps)[1] and not s.inversion.resample:
             log.note("the edit has levels that the inversion has not: the guidance is sampled again from its noise")
     return Job(s, like, paths, folder, prompts, source, negative, given.get("reconstruct", False), out)
+
+
+def plan_from_file(path: Path, given: dict) -> Job:
+    """A translation that starts from a file of `invert`: what the file has settled cannot be given again."""
+    if not given.get("prompt"):
+        raise InputError("no --prompt: say what to make of the guidance")
+    settled = {*SETTLED, "image", "source", "source_scale"} - {"like", "steps"}
+    if twice := sorted(given.keys() & settled):
+        flags = ", ".join("--" + name.replace("_", "-") for name in twice)
+        raise InputError(f"{flags}: settled by --guidance {path}; leave it out, or leave out --guidance")
+    G, made = open_guidance(path, torch.device("cpu"))
+    like = given.get("like", made["like"])
+    s = Settings.like(like, generated=False).with_options(made["options"] | given)
+    if not G.latents.keys() >= set(timesteps(s.pnp.steps)):
+        steps = made["options"]["steps"]
+        raise InputError(f"{path}: made for an edit in {steps} steps: give --steps {steps}, or `minipnp invert` again")
+    negative = given.get("negative")
+    if negative is None and given.keys() & {"alpha", "alpha_schedule"}:
+        raise InputError("--alpha weighs the empty prompt against a negative one: give --negative too")
+    out = where(given, stem(path), many=len(given["prompt"]) > 1)
+    return Job(s, like, [], False, given["prompt"], None, negative, given.get("reconstruct", False), out, path, made)
 
 
 def refuse_unused(given: dict, generated: bool, s: Settings, negative: str | None) -> None:
@@ -123,7 +160,11 @@ def translate_one(
 ) -> list[Cell]:
     """Makes and saves all of one guidance → the guidance and the translations, for the summary of a folder."""
     s, found = job.s, {}
-    if path is None:
+    if job.guidance is not None:
+        G, made = open_guidance(job.guidance, sd.device)[0], job.made["guidance"]
+        row = [("guidance", to_image(sd.decode(G.x_0)))]
+        round_trip, found["residuals"] = row[0][1], G.residuals
+    elif path is None:
         made = {"source": job.source}
         with log.clock("guidance"):
             size = s.size or sd.size
@@ -132,12 +173,8 @@ def translate_one(
             )
             row = [("guidance: " + job.source, to_image(sd.decode(G.x_0)))]
     else:
-        made = {"picture": path.name, "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        picture = fit(read_image(path), s.size or sd.size, sd.multiple, s.square)
-        with log.clock("inversion"):
-            vae_seed = s.seed if s.vae_sampled else None
-            G = guidance_from_picture(sd, to_tensor(picture), s.pnp.steps, s.inversion, vae_seed, log.progress)
-            round_trip = to_image(sd.decode(G.x_0))
+        G, picture, made = inverted(path, sd, s, log, s.keeps)
+        round_trip = to_image(sd.decode(G.x_0))
         row = [("guidance", picture), ("VAE round trip", round_trip)]
         found["residuals"] = G.residuals
     if job.reconstruct:
@@ -155,10 +192,51 @@ def translate_one(
         name = f"translation-{i}.png" if len(translations) > 1 else "translation.png"
         files[name] = picture, settings | {"prompts": [prompt]}  # as if it had been made alone
     files["side-by-side.png"] = sheet(row + translations), settings
-    if path is None:
+    if path is None and job.guidance is None:
         files["guidance.png"] = row[0][1], settings
     print(*save(out, files, record(settings, log, argv, **found)), sep="\n")
     return [row[0], *translations]
+
+
+def inverted(path: Path, sd: StableDiffusion, s: Settings, log: Log, keep: bool) -> tuple[Guidance, Image, dict]:
+    """The guidance of a picture; the picture as it was taken; and what the records say of it."""
+    made = {"picture": path.name, "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    picture = fit(read_image(path), s.size or sd.size, sd.multiple, s.square)
+    vae_seed = s.seed if s.vae_sampled else None
+    with log.clock("inversion"):
+        G = guidance_from_picture(
+            sd, to_tensor(picture), s.pnp.steps, s.inversion, vae_seed, log.progress, s.pnp if keep else None
+        )
+    return G, picture, made
+
+
+def invert(given: dict, argv: list[str]) -> int:
+    """A picture's guidance into a file, for translations to come."""
+    log, path = Log(given.get("quiet", False)), given.get("image")
+    if not path:
+        raise InputError("no --image: give the picture to invert")
+    path, features = Path(path), given.get("features", False)
+    like = given.get("like", "minipnp")
+    s = Settings.like(like, generated=False).with_options(given)
+    s.inversion.schedule(s.pnp.steps)
+    out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors").expanduser()
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {str(out)!r}: give a name in .safetensors")
+    if "seed" in given and not s.vae_sampled:
+        log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
+    read_image(path)
+    with log.warnings_as_notes():
+        sd, model = load(given, log)
+        check_sides(sd, s.size or sd.size, s.size or sd.size)
+        log.expect({k: n for k, n in s.evaluations(False, 0, False, False).items() if k != "translation"})
+        if features and not s.keeps:
+            log.note("features kept with --inversion-at next are those of the step before: near, not equal")
+        G, _, made = inverted(path, sd, s, log, features)
+        options = {name: value for name, value in s.options().items() if name in SETTLED and name != "size"}
+        about = {"guidance": made, "like": like, "options": options}
+        save_guidance(out, G, about | {"features": bool(G.features)} | model)
+        print(out)
+    return 0
 
 
 def translate_folder(job: Job, sd: StableDiffusion, model: dict, log: Log, argv: list[str]) -> int:
@@ -225,7 +303,8 @@ def load(given: dict, log: Log) -> tuple[StableDiffusion, dict]:
     log.say(f"model: {path}{why}; on {device} in {str(dtype).removeprefix('torch.')}")
     with log.clock("load"):
         options = {"vae": given.get("vae"), "prediction": given.get("prediction_type"), "ema": given.get("ema")}
-        sd = minipnp.load(path, device=device, dtype=dtype, **options)
+        fast = {name: given.get(name, False) for name in ("low_memory", "compile")}
+        sd = minipnp.load(path, device=device, dtype=dtype, **options, **fast)
     with log.clock("checksums"):
         sums = {network: hub.sha256(file) for network, file in sd.source.files.items()}
     return sd, {

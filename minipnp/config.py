@@ -1,42 +1,15 @@
 """The sizes of the three networks. The defaults are Stable Diffusion 1.x; a smaller model is another value of the same.
 
 Each class reads the `config.json` that lies beside published weights in component layout, and refuses, by name, a
-setting that these networks do not have: what is not understood and let pass would be a picture that is silently wrong.
+setting that these networks do not have (settings.py): what is let pass and not understood would be a picture that is
+silently wrong.
 """
 
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from minipnp.errors import InputError
-
-# Settings that have one value in SD-1.x, also where a file leaves them out. Most of them change no shape: only here
-# can a foreign network be told. Settings of precision (upcast_attention, force_upcast) and of training are not among
-# them.
-_UNET = dict(
-    _class_name="UNet2DConditionModel", in_channels=4, out_channels=4, layers_per_block=2, conv_in_kernel=3,
-    conv_out_kernel=3, act_fn="silu", norm_eps=1e-5, downsample_padding=1, mid_block_scale_factor=1,
-    center_input_sample=False, down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    mid_block_type="UNetMidBlock2DCrossAttn", up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    resnet_time_scale_shift="default", resnet_skip_time_act=False, resnet_out_scale_factor=1, flip_sin_to_cos=True,
-    freq_shift=0, time_embedding_type="positional", time_embedding_dim=None, time_embedding_act_fn=None,
-    timestep_post_act=None, time_cond_proj_dim=None, class_embed_type=None, num_class_embeds=None,
-    addition_embed_type=None, encoder_hid_dim=None, encoder_hid_dim_type=None, attention_type="default",
-    num_attention_heads=None, transformer_layers_per_block=1, reverse_transformer_layers_per_block=None,
-    use_linear_projection=False, dual_cross_attention=False, only_cross_attention=False,
-    mid_block_only_cross_attention=None, cross_attention_norm=None,
-)  # fmt: skip
-_VAE = dict(
-    _class_name="AutoencoderKL", in_channels=3, out_channels=3, latent_channels=4, act_fn="silu", shift_factor=None,
-    latents_mean=None, latents_std=None, mid_block_add_attention=True, use_quant_conv=True, use_post_quant_conv=True,
-)  # fmt: skip
-# The ids of special tokens in these files are wrong for SD-1.x and not used: the tokenizer has them.
-_TEXT = dict(model_type="clip_text_model", hidden_act="quick_gelu", layer_norm_eps=1e-5, max_position_embeddings=77)
-_SCHEDULE = dict(
-    beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, num_train_timesteps=1000, trained_betas=None,
-    rescale_betas_zero_snr=False,
-)  # fmt: skip
+from minipnp.settings import SCHEDULE, TEXT, UNET, VAE, Settings
 
 
 @dataclass(frozen=True)
@@ -53,7 +26,7 @@ class UNetConfig:
 
     @classmethod
     def read(cls, path: Path, prediction: str = "epsilon") -> "UNetConfig":
-        c = _Settings(path, _UNET)
+        c = Settings(path, UNET)
         channels = c.sizes("block_out_channels", count=4)
         # The name attention_head_dim is a historical mistake of the layout: in SD-1.x it holds the number of heads.
         return cls(channels=channels, heads=c.size("attention_head_dim", divides=channels),
@@ -78,7 +51,7 @@ class VAEConfig:
 
     @classmethod
     def read(cls, path: Path) -> "VAEConfig":
-        c = _Settings(path, _VAE)
+        c = Settings(path, VAE)
         channels, scale = c.sizes("block_out_channels"), c.get("scaling_factor", cls.scale)
         if isinstance(scale, bool) or not isinstance(scale, float | int) or not 0 < scale < float("inf"):
             raise InputError(f"{path}: the setting scaling_factor = {scale!r} is not a positive number")
@@ -99,7 +72,7 @@ class TextConfig:
 
     @classmethod
     def read(cls, path: Path) -> "TextConfig":
-        c = _Settings(path, _TEXT)
+        c = Settings(path, TEXT)
         width, vocabulary = c.size("hidden_size"), c.size("vocab_size")
         if vocabulary < cls.vocabulary:
             raise InputError(f"{path}: vocab_size = {vocabulary} is less than the {cls.vocabulary} tokens of CLIP")
@@ -109,44 +82,8 @@ class TextConfig:
 
 def read_prediction(path: Path) -> str:
     """The prediction type in a model's `scheduler_config.json`; a schedule other than SD-1.x's is refused."""
-    c = _Settings(path, _SCHEDULE, required=("beta_schedule", "beta_start", "beta_end"))
+    c = Settings(path, SCHEDULE, required=("beta_schedule", "beta_start", "beta_end"))
     kind = c.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         raise InputError(f"{path}: prediction_type = {kind!r}; minipnp knows epsilon and v_prediction")
     return kind.removesuffix("_prediction")
-
-
-class _Settings(dict):
-    """What a config.json says. Raises InputError where that is not SD-1.x, not there or no use.
-
-    fixed: the settings that have one value. required: those of them that a file may not leave out.
-    """
-
-    def __init__(self, path: Path, fixed: dict, required: tuple[str, ...] = ()):
-        try:
-            super().__init__(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{path}: not a readable config.json ({error})") from None
-        self.path = path
-        wrong = [f"{key} = {self[key]!r}" for key in fixed if key in (*self, *required) and self[key] != fixed[key]]
-        if wrong:
-            raise InputError(f"{path}: not Stable Diffusion 1.x: {', '.join(wrong)}")
-
-    def __missing__(self, key: str):
-        raise InputError(f"{self.path}: the setting {key!r} is missing")
-
-    def size(self, key: str, divides: Iterable[int] = ()) -> int:
-        """A whole number of at least 1, which divides the given ones."""
-        value = self[key]
-        if type(value) is not int or value < 1 or any(n % value for n in divides):
-            of = f" that divides {list(divides)}" if divides else ""
-            raise InputError(f"{self.path}: the setting {key} = {value!r} is not a size{of}")
-        return value
-
-    def sizes(self, key: str, count: int | None = None) -> tuple[int, ...]:
-        values = self[key]
-        if not isinstance(values, list) or not values or any(type(n) is not int or n < 1 for n in values):
-            raise InputError(f"{self.path}: the setting {key} = {values!r} is not a list of sizes")
-        if count not in (None, len(values)):
-            raise InputError(f"{self.path}: not Stable Diffusion 1.x: {key} = {values}, which has {count} resolutions")
-        return tuple(values)

@@ -17,7 +17,7 @@ from minipnp.run import Log, record, save
 
 GENERAL = (
     "image prompt negative out source source_scale seed size square inversion_steps inversion_at fixed_point "
-    "model vae prediction_type ema device dtype quiet"
+    "model vae prediction_type ema device dtype low_memory compile quiet"
 ).split()  # options that every method has; the rest are a method's own, by name
 EXAMPLE = {  # of the bundled pictures
     "image": str(hub.WEIGHTS / "bundled" / "examples" / "cat-twemoji.png"),

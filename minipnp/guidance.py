@@ -1,13 +1,15 @@
 """The guidance image's own denoising x^G_t: inverted from a picture, or generated from a text."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from minipnp.ddim import CLEAN, guided, invert, pairs, residual, sample, timesteps
 from minipnp.errors import InputError
+from minipnp.slots import Features, Tap
 from minipnp.unet import UNet
 
 Progress = Callable[[Iterable, int, str], Iterable]  # (things, how many, what they are) → the same things, one by one
@@ -24,7 +26,8 @@ class Guidance:
     latents: x^G_t [1, 4, h, w] by level t. x_T: where a translation starts. x_0: the clean latent.
     texts: [1, 77, width], the text under which features are taken; or [2, 77, width]: the first for the unconditional
     branches, the second for the conditional one. residuals: `ddim.residual` by level, at a few steps of the inversion.
-    resampled: the latents were sampled from x_T, and are not those of the inversion.
+    resampled: the latents were sampled from x_T, and are not those of the inversion. features: by
+    level, those of the passes that made the latents, where they were kept.
     """
 
     latents: dict[int, Tensor]
@@ -33,19 +36,20 @@ class Guidance:
     texts: Tensor
     residuals: dict[int, float] = field(default_factory=dict)
     resampled: bool = False
+    features: Mapping[int, Features] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """How a picture is inverted. The defaults are those of pnp-diffusers.
+    """How a picture is inverted. The defaults are what docs/performance.md found to be enough.
 
     steps, at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents themselves; n: they are
     sampled again from x_T in n steps, as the paper's Algorithm 1 does. checks: steps at which the residual is measured,
     one evaluation of the network each.
     """
 
-    steps: int = 999
-    at: str = "next"
+    steps: int = 50
+    at: str = "current"
     iterations: int = 0
     resample: int = 0
     checks: int = 5
@@ -75,15 +79,29 @@ class Inversion:
 
 
 def guidance_from_latent(
-    unet: UNet, x_0: Tensor, null: Tensor, edit_steps: int, how: Inversion = Inversion(), progress: Progress = silent
-) -> Guidance:
-    """x^G_T ← DDIM-inv(I^G), the first line of Algorithm 1: under the empty prompt `null` [1, 77, width], unguided."""
+    unet: UNet, x_0: Tensor, null: Tensor, edit_steps: int, how: Inversion = Inversion(), progress: Progress = silent,
+    keep: Mapping[int, Tap] = MappingProxyType({}), features: MutableMapping[int, Features] | None = None,
+) -> Guidance:  # fmt: skip
+    """x^G_T ← DDIM-inv(I^G), the first line of Algorithm 1: under the empty prompt `null` [1, 77, width], unguided.
+
+    keep: what to keep by level (`PnP.taps`), in `features`, from the passes that are made anyway. Where ε is taken at
+    "current", or the source is resampled, these passes are at x^G_t itself, and the edit needs none of its own; else
+    they are at the iterate before it, and what is kept is near to that.
+    """
+    edit, (up, down) = timesteps(edit_steps), how.schedule(edit_steps)
+    start, features = up[0], {} if features is None else features
+    wanted, last = {} if down else keep, (None, None, None)
 
     def eps(x: Tensor, t: int) -> Tensor:
-        return unet(x, t, null)
+        nonlocal last
+        if last[0] is not x or last[1] != t:  # what a check evaluates may be the next step's
+            if t in wanted:
+                e, features[t] = unet.tap(x, t, null, wanted[t])
+            else:
+                e = unet(x, t, null)
+            last = x, t, e
+        return last[2]
 
-    edit, (up, down) = timesteps(edit_steps), how.schedule(edit_steps)
-    start = up[0]
     checked = set(up[:: -(-len(up) // how.checks)]) if how.checks else set()
     x, latents, residuals = x_0, {}, {}
     steps = progress(invert(eps, x_0, up, how.at, how.iterations), len(up), "inversion")
@@ -94,9 +112,12 @@ def guidance_from_latent(
             latents[t_next] = x_next
         x = x_next
     x_T = latents[start]
+    if start in wanted and how.at == "current":  # the one level at which the inversion has no evaluation
+        eps(x_T, start)
     if down:
+        wanted, last = keep, (None, None, None)  # of a check's pass at x_T nothing was kept
         latents = _resample(eps, x_T, down, edit, progress, "resampling")
-    return Guidance({t: latents[t] for t in edit}, x_T, x_0, null, residuals, resampled=bool(down))
+    return Guidance({t: latents[t] for t in edit}, x_T, x_0, null, residuals, bool(down), features)
 
 
 def guidance_from_text(

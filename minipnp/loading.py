@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from minipnp.config import read_prediction
 from minipnp.errors import InputError
+from minipnp.low_memory import LowMemory
 from minipnp.model import Source, StableDiffusion
+from minipnp.speed import compile_blocks, suit
 from minipnp.tokenizer import Tokenizer
 from minipnp.weights import AUTOENCODER, NETWORKS, Network, fill, prepare, some
 
@@ -32,20 +34,29 @@ def load(
     vae: Path | str | None = None,
     prediction: str | None = None,
     ema: bool | None = None,
+    low_memory: bool = False,
+    compile: bool = False,
 ) -> StableDiffusion:
     """A model from a single file, or a folder in component layout (`unet/ vae/ text_encoder/`).
 
     device: default CUDA, else MPS, else the CPU. dtype: float32, float16 or bfloat16; default float16 on CUDA, else
     float32. vae: a file or folder to take the VAE from. prediction: "epsilon" or "v", if the model's files do not say.
-    ema: see `weights.load_network`. Raises InputError for whatever cannot be loaded exactly.
+    ema: see `weights.load_network`. low_memory: only one network at a time is on the device. compile: see
+    `speed.compile_blocks`. Raises InputError for whatever cannot be loaded exactly.
     """
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     if prediction not in (None, "epsilon", "v"):
         raise InputError(f"prediction type {prediction!r}: give 'epsilon' or 'v'")
     source = find(Path(path), Path(vae) if vae else None, prediction, half=dtype == torch.float16)
-    unet, autoencoder, text_encoder = load_networks(source, device, dtype, ema)
-    return StableDiffusion(unet, autoencoder, text_encoder, Tokenizer(), source, device, dtype)
+    elsewhere = torch.device("cpu") if low_memory else device
+    unet, autoencoder, text_encoder = load_networks(source, elsewhere, dtype, ema)
+    for network in (unet, autoencoder):
+        suit(network, device)
+    if compile:
+        compile_blocks(unet)
+    kind = LowMemory if low_memory else StableDiffusion
+    return kind(unet.to(device), autoencoder, text_encoder, Tokenizer(), source, device, dtype)
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:

@@ -11,6 +11,7 @@ from torch import Tensor
 from minipnp.ddim import guided, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
+from minipnp.kept import Kept
 from minipnp.model import StableDiffusion
 from minipnp.pnp import PnP, plug_and_play
 
@@ -18,11 +19,18 @@ from minipnp.pnp import PnP, plug_and_play
 @torch.no_grad()
 def guidance_from_picture(
     sd: StableDiffusion, picture: Tensor, edit_steps: int = 50, how: Inversion = Inversion(),
-    vae_seed: int | None = None, progress: Progress = silent,
+    vae_seed: int | None = None, progress: Progress = silent, keep: PnP | None = None,
 ) -> Guidance:  # fmt: skip
-    """picture: [1, 3, H, W] in [−1, 1], sides multiples of sd.multiple. vae_seed: encode to a sample, not the mean."""
+    """picture: [1, 3, H, W] in [−1, 1], sides multiples of sd.multiple. vae_seed: encode to a sample, not the mean.
+
+    keep: the features that an edit with these settings reads are kept, and it needs no passes of its own for them;
+    exact or near as `guidance_from_latent` says.
+    """
     check_sides(sd, *picture.shape[2:])
-    return guidance_from_latent(sd.unet, sd.encode(picture, vae_seed), sd.embed(""), edit_steps, how, progress)
+    taps = keep.taps() if keep else {}
+    return guidance_from_latent(
+        sd.unet, sd.encode(picture, vae_seed), sd.embed(""), edit_steps, how, progress, taps, Kept(sd.device, len(taps))
+    )
 
 
 @torch.no_grad()

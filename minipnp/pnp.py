@@ -54,6 +54,16 @@ class PnP:
         n = math.floor(self.steps * tau + 1e-9)
         return min(n + 1, self.steps) if self.inclusive and tau > 0 else n
 
+    def tap(self, i: int) -> Tap:
+        """What step i takes from the guidance."""
+        f_layers = self.f_layers if i < self.injected_steps(self.tau_f) else ()  # if t > τ_f then f*_t ← f_t else ∅
+        A_layers = self.A_layers if i < self.injected_steps(self.tau_A) else ()  # if t > τ_A then A*_t ← A_t else ∅
+        return Tap(f=f_layers, q=A_layers, k=A_layers)
+
+    def taps(self) -> dict[int, Tap]:
+        """The same by level, for the steps that take something: what is worth keeping while the guidance is made."""
+        return {t: self.tap(i) for i, t in enumerate(timesteps(self.steps)) if self.tap(i).last is not None}
+
     def alphas(self) -> list[float]:
         """α of Eq. (6) for each step."""
         n = self.steps
@@ -96,10 +106,10 @@ def plug_and_play(
 
 def guidance_features(unet: UNet, G: Guidance, i: int, t: int, s: PnP) -> Features:
     """f*_t, {A*^l_t}: what step i, at t, injects."""
-    f_layers = s.f_layers if i < s.injected_steps(s.tau_f) else ()  # if t > τ_f then f*_t ← f_t else f*_t ← ∅
-    A_layers = s.A_layers if i < s.injected_steps(s.tau_A) else ()  # if t > τ_A then A*_t ← A_t else A*_t ← ∅
-    wanted = Tap(f=f_layers, q=A_layers, k=A_layers)
+    wanted = s.tap(i)
     if wanted.last is None:
         return Features()
+    if t in G.features and (kept := G.features[t].only(wanted)) is not None:
+        return kept  # the pass that made x^G_{t−1} was the one that is wanted here
     # z^G_{t−1}, f_t, {A^l_t} ← ε_θ(x^G_t, ∅, t). x^G_{t−1} is known already, so z^G_{t−1} is not computed.
     return unet.tap(G.latents[t], t, G.texts, wanted, stop=True)[1]

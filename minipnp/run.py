@@ -34,7 +34,7 @@ def default(function, name: str):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a translation does, whatever its guidance, its texts and its model. The defaults are those of pnp-diffusers.
+    """What a translation does, whatever its guidance, its texts and its model.
 
     vae_sampled: x_0 is drawn from the VAE's posterior, and is not its mean. both: see `guidance_from_text`.
     source_is_negative: the source prompt takes the negative prompt's place where that is not given.
@@ -54,9 +54,11 @@ class Settings:
 
     @classmethod
     def like(cls, codebase: str, generated: bool) -> "Settings":
-        """The defaults of either of the authors' codebases: "pnp-diffusers" or "plug-and-play"."""
-        if codebase == "pnp-diffusers":
+        """The defaults: "minipnp"'s own, or those of the authors' codebases, "pnp-diffusers" and "plug-and-play"."""
+        if codebase == "minipnp":
             return cls()
+        if codebase == "pnp-diffusers":
+            return cls(inversion=Inversion(steps=999, at="next"))
         scale, alpha = (7.5, 0.75) if generated else (10.0, 1.0)
         return cls(
             PnP(inclusive=True, scale=scale, alpha=alpha, alpha_schedule="linear"),
@@ -80,6 +82,11 @@ class Settings:
         own = {name: getattr(self, name) for name in _OWN}
         return {name: _span(value) if isinstance(value, tuple) else value for name, value in (parts | own).items()}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether passes that are made for the guidance are those that the edit needs, so that it makes none."""
+        return bool(self.inversion.at == "current" or self.inversion.schedule(self.pnp.steps)[1])
+
     def evaluations(self, generated: bool, prompts: int, negative: bool, reconstruct: bool) -> dict[str, int]:
         """How often the network is evaluated, by phase; a pass over n texts counts as n, checks are not counted."""
         s = self.pnp
@@ -87,10 +94,11 @@ class Settings:
             due = {"guidance": s.steps * (1 if self.source_scale in (0, 1) else 2)}
         else:
             up, down = self.inversion.schedule(s.steps)
-            due = {"inversion": len(up) * (1 + self.inversion.iterations)}
+            due = {"inversion": len(up) * (1 + self.inversion.iterations) + (self.keeps and not down)}
             due |= {"resampling": len(down)} if down else {}
         due |= {"reconstruction": s.steps} if reconstruct else {}
         passes = max(s.injected_steps(s.tau_f) if s.f_layers else 0, s.injected_steps(s.tau_A) if s.A_layers else 0)
+        passes = 0 if self.keeps and not generated else passes
         alphas = s.alphas() if negative else [1.0] * s.steps
         weights = [(s.scale, (1 - s.scale) * alpha, (1 - s.scale) * (1 - alpha)) for alpha in alphas]
         return due | {"translation": passes + prompts * sum(w != 0 for branches in weights for w in branches)}
@@ -194,8 +202,8 @@ def record(settings: dict, log: Log, argv: list[str], **more) -> dict:
     }
 
 
-def save(out: Path, pictures: dict[str, tuple[Image.Image, dict]], run: dict) -> list[Path]:
-    """Writes the pictures (by file name, each with its settings) and run.json. → Their paths.
+def save(out: Path, pictures: dict[str, tuple[Image.Image, dict] | bytes], run: dict) -> list[Path]:
+    """Writes the pictures (by file name, each with its settings; or the bytes of another file) and run.json. → Paths.
 
     out: a folder; or x.png, for the first picture, which the others stand beside, as x.run.json. Nothing is overwritten
     by something else: what is there already stays, and where another result has the place, all go to out-2, out-3, …
@@ -214,7 +222,11 @@ def save(out: Path, pictures: dict[str, tuple[Image.Image, dict]], run: dict) ->
         beside.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".minipnp-", dir=beside) as temporary:
             made = {name: Path(temporary) / name for name in (*pictures, "run.json")}
-            for name, (image, settings) in pictures.items():
+            for name, content in pictures.items():
+                if isinstance(content, bytes):
+                    made[name].write_bytes(content)
+                    continue
+                image, settings = content
                 write_png(image, made[name], {"minipnp": json.dumps(settings, ensure_ascii=False)})
             write_text_atomic(json.dumps(run, ensure_ascii=False, indent=2) + "\n", made["run.json"])
             number = next(n for n in count(1) if all(_free(place(name, n), file) for name, file in made.items()))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -80,7 +81,9 @@ class Features(NamedTuple):
         """The same features with their batch rows taken in this order, one for each row of the pass to come."""
 
         def pick(x: Tensor | None) -> Tensor | None:
-            return x if x is None or x.dim() < 4 or len(x) == 1 else x[index]  # a mask may have no rows
+            if x is None or x.dim() < 4 or len(x) == 1:  # a mask may have no rows
+                return x
+            return torch.stack([x[i] for i in index])  # x[index] would make the GPU wait for the index
 
         def pick_all(attns: Mapping[Layer, Attn]) -> dict[Layer, Attn]:
             return {
@@ -89,6 +92,12 @@ class Features(NamedTuple):
             }
 
         return Features({layer: pick(f) for layer, f in self.f.items()}, pick_all(self.A), pick_all(self.M))
+
+    def only(self, tap: "Tap") -> "Features | None":
+        """Of f, q and k, what this tap asks for; None where not all of it is here."""
+        if not (self.f.keys() >= set(tap.f) and self.A.keys() >= {*tap.q, *tap.k}):
+            return None
+        return Features({at: self.f[at] for at in tap.f}, {at: tap.keep(at, self.A[at]) for at in {*tap.q, *tap.k}})
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,8 @@ class UNet(nn.Module):
         inject, taken = inject or Features(), Features({}, {}, {})
         dtype = self.conv_out.weight.dtype
         h, context = x.to(dtype), context.to(dtype)
-        t = torch.as_tensor(t, device=x.device).reshape(-1)
+        # `full` writes the number on the device; a tensor made here would make the GPU wait for its copy.
+        t = t.reshape(-1) if isinstance(t, Tensor) else torch.full((1,), t, device=x.device)
         time = self.time(t)
         skips = []
         for row in self.rows:

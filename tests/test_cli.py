@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 
@@ -194,6 +195,97 @@ def test_sample(here, capsys):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# A guidance in a file
+
+
+@pytest.fixture
+def kept(here):
+    """The horse's guidance, with features."""
+    assert main(["invert", *QUICK, f"--image={HORSE}", "--features", "--out=horse.safetensors"]) == 0
+    return "--guidance=horse.safetensors"
+
+
+@pytest.mark.parametrize("how", [["--features"], [], ["--like=plug-and-play", "--resample=2", "--seed=3"]])
+def test_a_guidance_from_a_file_makes_the_same_bytes(here, how, monkeypatch, capsys):
+    like, settled = [o for o in how if "like" in o], [o for o in how if o != "--features"]
+    assert main(["translate", *QUICK, *settled, f"--image={HORSE}", COW, "--out=direct"]) == 0
+    assert main(["invert", *QUICK, *how, f"--image={HORSE}", "--out=g/horse.safetensors"]) == 0
+    assert capsys.readouterr().out.split()[-1] == "g/horse.safetensors" and os.listdir("g") == ["horse.safetensors"]
+    passes, tap = [], UNet.tap
+    monkeypatch.setattr(UNet, "tap", lambda net, x, t, c, *a, **k: passes.append(len(c)) or tap(net, x, t, c, *a, **k))
+    quick = [o for o in QUICK if "steps" not in o]
+    assert main(["translate", *quick, *like, "--guidance=g/horse.safetensors", COW, "--out=o"]) == 0
+    assert files("o")["translation.png"] == files("direct")["translation.png"]
+    assert passes == ([2, 2] if "--features" in how else [1, 2, 1, 2] if like else [1, 2, 2])
+
+
+def test_a_guidance_file_can_be_used_with_other_settings_of_the_edit(here, kept):
+    quick = [o for o in QUICK if "inversion" not in o]
+    assert main(["translate", *quick, kept, COW, "--tau-a=1", "--scale=3", "--negative=red", "--out=o"]) == 0
+    assert {"tau_A": 1, "scale": 3, "negative": "red", "steps": 2}.items() <= written("o/translation.png").items()
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        (["--image=x.png"], "--image: settled by --guidance horse.safetensors; leave it out, or leave out --guidance"),
+        (["--inversion-steps=5"], "--inversion-steps: settled by"),
+        (["--size=32", "--seed=1"], "--seed, --size: settled by"),
+        (["--steps=3"], "made for an edit in 2 steps: give --steps 2, or `minipnp invert` again"),
+        (["--alpha=0.5"], "give --negative too"),
+        (["--method=sdedit"], "--guidance: not an option of --method sdedit"),
+        (["--dtype=bfloat16"], "its features are float32; give --dtype float32"),
+        (["--prediction-type=v"], "made with other weights (another prediction type)"),
+    ],
+)
+def test_a_guidance_file_that_does_not_fit_is_refused(here, kept, more, says, capsys):
+    assert main(["translate", "--model=bundled", "--device=cpu", "--quiet", kept, COW, *more, "--out=o"]) == 2
+    assert re.fullmatch(f"minipnp: error: .*{re.escape(says)}.*\n", capsys.readouterr().err) and not Path("o").exists()
+
+
+def test_a_guidance_file_of_other_weights_is_refused(here, kept, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "sha256", lambda file: "0" * 64)
+    assert main(["translate", "--model=bundled", "--device=cpu", "--quiet", kept, COW]) == 2
+    said = "horse.safetensors: made with other weights (unet, vae, text_encoder); give their --model"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["missing", "cut", "weights", "text"])
+def test_what_is_no_guidance_file_is_refused(here, kept, broken, capsys):
+    data = Path("horse.safetensors").read_bytes()
+    other = (ROOT / "weights/bundled/vae/diffusion_pytorch_model.safetensors").read_bytes()
+    if broken != "missing":
+        Path("x.safetensors").write_bytes({"cut": data[:-9], "weights": other, "text": b"hello"}[broken])
+    assert main(["translate", "--guidance=x.safetensors", COW]) == 2
+    said = capsys.readouterr().err
+    why = "cannot be read .*no such file.*" if broken == "missing" else "not a guidance; `minipnp invert` makes one"
+    assert re.fullmatch(f"minipnp: error: x.safetensors: {why}\n", said, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        ([], "no --image: give the picture to invert"),
+        (["--image=nowhere.png"], "nowhere.png"),
+        ([f"--image={HORSE}", "--out=x.png"], "--out 'x.png': give a name in .safetensors"),
+        ([f"--image={HORSE}", "--steps=30", "--resample=7"], "resampling in 7 steps misses levels"),
+    ],
+)
+def test_invert_refuses_before_the_model_is_loaded(here, argv, says, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("loaded"))
+    assert main(["invert", *argv]) == 2
+    assert re.fullmatch(f"minipnp: error: .*{re.escape(says)}.*\n", capsys.readouterr().err)
+
+
+def test_low_memory_and_compile_reach_the_loader(here, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(minipnp, "load", lambda path, **how: seen.update(how) or pytest.fail("enough"), raising=False)
+    with pytest.raises(pytest.fail.Exception):
+        main(["translate", *QUICK, f"--image={HORSE}", COW, "--low-memory", "--compile"])
+    assert seen["low_memory"] is True and seen["compile"] is True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Settings
 
 
@@ -205,7 +297,10 @@ def test_like_plug_and_play_is_the_other_column():
         assert s.pnp.alpha_schedule == "linear" and s.inversion.at == "current"
         assert (s.inversion.steps, s.inversion.resample) == (999, 999)
         assert s.square and s.vae_sampled and s.both and s.source_is_negative
-    assert Settings.like("pnp-diffusers", True) == Settings.like("pnp-diffusers", False) == Settings()
+    theirs, own = Settings.like("pnp-diffusers", False), Settings.like("minipnp", False)
+    assert theirs == Settings.like("pnp-diffusers", True) and own == Settings.like("minipnp", True) == Settings()
+    assert (theirs.inversion.steps, theirs.inversion.at, theirs.inversion.resample) == (999, "next", 0)
+    assert replace(theirs, inversion=own.inversion) == own  # nothing else is different
 
 
 @pytest.fixture
@@ -247,7 +342,7 @@ def test_like_plug_and_play_runs_and_options_win(here, calls):
 def test_each_option_reaches_what_it_is_for(here, calls):
     options = {
         "tau_f": 0.25, "tau_A": 0.75, "scale": 5.0, "alpha": 0.5, "alpha_schedule": "exp", "f_layers": "none",
-        "A_layers": "4,6", "inversion_steps": 4, "inversion_at": "current", "fixed_point": 1, "resample": 4,
+        "A_layers": "4,6", "inversion_steps": 4, "inversion_at": "next", "fixed_point": 1, "resample": 4,
         "square": True, "size": 32, "random_start": 9,
     }  # fmt: skip
     flags = [f"--{name.lower().replace('_', '-')}={value}" for name, value in options.items() if value is not True]
@@ -255,7 +350,7 @@ def test_each_option_reaches_what_it_is_for(here, calls):
     assert options.items() <= written("o/translation.png").items()
     assert written("o/translation.png")["negative"] == "blue"
     guidance, translation = calls["guidance_from_picture"], calls["translate"]
-    assert guidance["edit_steps"] == 2 and guidance["how"] == Inversion(4, "current", iterations=1, resample=4)
+    assert guidance["edit_steps"] == 2 and guidance["how"] == Inversion(4, "next", iterations=1, resample=4)
     assert guidance["picture"].shape == (1, 3, 32, 32) and guidance["vae_seed"] is None
     assert (translation["negative"], translation["random_start"]) == ("blue", 9)
     assert translation["settings"] == PnP(2, 0.25, 0.75, 5.0, 0.5, "exp", f_layers=(), A_layers=decoder(4, 6))
@@ -281,18 +376,25 @@ def test_help_has_the_defaults_of_the_core(capsys):
 
 
 @pytest.mark.parametrize(
-    "more",
-    [[], ["--reconstruct", "--fixed-point=2"], ["--inversion-steps=3", "--tau-f=0", "--prompt=b"],
-     ["--negative=red", "--alpha=0.5", "--scale=1"], ["--negative=red", "--alpha=0.5"], ["--source=a horse"]],
-)  # fmt: skip
-def test_evaluations_are_counted_right(here, more, monkeypatch, capsys):
+    "more, checks",  # what a check evaluates is what the inversion needs next; with eps(x_t, t') it is not
+    [
+        ([], 0),
+        (["--inversion-at=next"], 2),
+        (["--inversion-at=next", "--resample=2"], 2),
+        (["--reconstruct", "--fixed-point=2"], 0),
+        (["--inversion-steps=3", "--tau-f=0", "--prompt=b"], 1),  # resampled, from another level
+        (["--negative=red", "--alpha=0.5", "--scale=1"], 0),
+        (["--negative=red", "--alpha=0.5"], 0),
+        (["--source=a horse"], 0),
+    ],
+)
+def test_evaluations_are_counted_right(here, more, checks, monkeypatch, capsys):
     passes, tap = [], UNet.tap
     monkeypatch.setattr(UNet, "tap", lambda net, x, t, c, *a, **k: passes.append(len(c)) or tap(net, x, t, c, *a, **k))
     quick = [option for option in QUICK if option != "--quiet" and not ("--source=a horse" in more and "inv" in option)]
     image = [] if "--source=a horse" in more else [f"--image={HORSE}"]
     assert main(["translate", *quick, *image, COW, *more, "--out=o"]) == 0
     said = int(re.search(r"([\d,]+) evaluations", capsys.readouterr().err)[1])
-    checks = len(json.loads(Path("o/run.json").read_text()).get("residuals", {}))
     assert said == sum(passes) - checks
 
 

@@ -19,7 +19,7 @@ from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tens
 
 BUNDLED = Path(__file__).parent.parent / "weights" / "bundled"
 PROMPT, OTHER = "a flat icon of a cow on a blue background", "a glossy icon of a dog on a green background"
-NEXT, CURRENT = minipnp.Inversion(), minipnp.Inversion(at="current")
+NEXT, CURRENT = minipnp.Inversion(999, "next"), minipnp.Inversion(999, "current")
 RESAMPLED = replace(CURRENT, resample=999)
 EDIT = minipnp.PnP()
 

@@ -1,0 +1,85 @@
+"""A guidance as one safetensors file: `minipnp invert` makes it, `translate --guidance` starts from it.
+
+Tensors: `x_0`, `x_T`, `texts`, `x.981` … (latents by level), and where features were kept, `features.981.f.decoder.4` …
+Its metadata hold, as JSON, what made it: weights, picture, size, schedule.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from minipnp.errors import InputError
+from minipnp.guidance import Guidance
+from minipnp.images import atomic
+from minipnp.kept import flat, unflat
+from minipnp.slots import Features
+
+FORMAT = "minipnp guidance 1"
+
+
+def save_guidance(path: Path, G: Guidance, made: dict) -> None:
+    """made: what made it, as JSON can hold it. The file is whole, or not there. Raises InputError."""
+    tensors = {"x_0": G.x_0, "x_T": G.x_T, "texts": G.texts} | {f"x.{t}": x for t, x in G.latents.items()}
+    for t, features in G.features.items():
+        tensors |= {f"features.{t}.{name}": x for name, x in flat(features).items()}
+    about = {"format": FORMAT, "residuals": G.residuals, "resampled": G.resampled, "made": made}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            kept = {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
+            save_file(kept, temporary, metadata={"minipnp": json.dumps(about)})
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def open_guidance(path: Path, device: torch.device) -> tuple[Guidance, dict]:
+    """The guidance, and what made it. Features stay in the file, mapped to memory, until a step reads them.
+
+    Raises InputError for a file that is not one of `save_guidance`.
+    """
+    try:
+        file = safe_open(path, framework="pt", device=str(device))
+        about = json.loads((file.metadata() or {})["minipnp"])
+        if about["format"] != FORMAT:
+            raise KeyError
+        latents = {int(name[2:]): file.get_tensor(name) for name in file.keys() if name.startswith("x.")}
+        single = {name: file.get_tensor(name) for name in ("x_0", "x_T", "texts")}
+        residuals = {int(t): value for t, value in about["residuals"].items()}
+        G = Guidance(latents, **single, residuals=residuals, resampled=about["resampled"], features=_InFile(file))
+        return G, about["made"]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{path}: not a guidance; `minipnp invert` makes one") from None
+
+
+def check_guidance(path: Path, made: dict, model: dict) -> None:
+    """Raises InputError where the file belongs to other weights, or its features to another dtype."""
+    sums = {name: sha for name, sha in made["weights_sha256"].items() if model["weights_sha256"].get(name) != sha}
+    if sums or made["prediction"] != model["prediction"]:
+        what = ", ".join(sums) or "another prediction type"
+        raise InputError(f"{path}: made with other weights ({what}); give their --model, or `minipnp invert` again")
+    if made["features"] and made["dtype"] != model["dtype"]:
+        raise InputError(f"{path}: its features are {made['dtype']}; give --dtype {made['dtype']}")
+
+
+class _InFile(Mapping[int, Features]):
+    def __init__(self, file):
+        self._file, self._names = file, {}
+        for key in file.keys():
+            if key.startswith("features."):
+                _, t, name = key.split(".", 2)
+                self._names.setdefault(int(t), {})[name] = key
+
+    def __getitem__(self, t: int) -> Features:
+        return unflat({name: self._file.get_tensor(key) for name, key in self._names[t].items()})
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,0 +1,33 @@
+"""How the networks are laid out for the machine they run on. Nothing here changes what they compute, but for roundings.
+
+Savings of the method itself are where the method is: guidance.py, pnp.py, layers.py, unet.py.
+"""
+
+import torch
+from torch import nn
+
+from minipnp.layers import ResBlock, Transformer, Upsample
+
+
+def suit(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network as this kind of device has it fastest, where that was measured (docs/performance.md)."""
+    if device.type == "cpu":
+        for module in network.modules():
+            if isinstance(module, Upsample):
+                module.fold()
+    if device.type == "cuda":
+        network.to(memory_format=torch.channels_last)  # the order in which tensor cores take convolutions
+    return network
+
+
+def compile_blocks(network: nn.Module, **options) -> None:
+    """torch.compile of each ResBlock and transformer, for the shapes that come: minutes, at the first steps.
+
+    Blocks, not the whole network: the slots stay plain Python between them, and equal blocks share one compilation.
+    Without CUDA graphs: a graph's next run overwrites what the last one gave, and features are kept.
+    """
+    limits = torch._dynamo.config  # beyond them a shape is not compiled; there is one for each resolution, width and batch
+    limits.recompile_limit = limits.accumulated_recompile_limit = 1024
+    for module in network.modules():
+        if isinstance(module, ResBlock | Transformer):
+            module.compile(dynamic=False, **options)

@@ -1,0 +1,278 @@
+"""What is saved does not change what comes out: each saving beside the plain way of doing the same.
+
+Bit-identical is torch.equal: the same operations in the same order. Where a sum is taken in another order, 1e-6 of the
+result's norm is ten float32 roundings; five steps at guidance 7.5 make 1e-4 of that, as in test_golden.py.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import relative
+from torch.nn import functional as F
+
+import minipnp
+from minipnp import kept, layers, low_memory
+from minipnp.guidance import Inversion, guidance_from_latent
+from minipnp.kept import Kept
+from minipnp.layers import Attention, Upsample
+from minipnp.low_memory import OVERLAP, TILE, LowMemory, decode_in_tiles
+from minipnp.pnp import PnP, plug_and_play
+from minipnp.slots import Attn, Features, Tap, decoder
+from minipnp.speed import compile_blocks, suit
+from minipnp.unet import UNet
+
+ROOT = Path(__file__).resolve().parents[1]
+EDIT = PnP(steps=5, tau_f=0.8, tau_A=0.4)
+OPTIONS = {  # under which kept features are those of the edit's own passes
+    "at the latents": Inversion(steps=5, at="current"),
+    "with checks": Inversion(steps=5, at="current", checks=0),
+    "fixed point": Inversion(steps=5, at="current", iterations=1),
+    "more levels": Inversion(steps=10, at="current"),
+    "resampled": Inversion(steps=10, at="next", resample=5),
+}
+
+
+@pytest.fixture
+def guide(golden_unet, inputs):
+    def guide(how, keep=None, features=None):
+        with torch.no_grad():
+            return guidance_from_latent(golden_unet, inputs["x"], inputs["null"], 5, how, keep=keep or {},
+                                        features=features)  # fmt: skip
+
+    return guide
+
+
+def edited(unet, inputs, G, s=EDIT):
+    *_, (_, x) = plug_and_play(unet, G, [inputs["text"]], inputs["null"], s=s)
+    return x
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Rows of text, and whether it may stop early, of each pass of the network."""
+    seen, tap = [], UNet.tap
+
+    def counted(self, x, t, context, wanted, inject=None, stop=False):
+        seen.append((len(context), stop))
+        return tap(self, x, t, context, wanted, inject, stop)
+
+    monkeypatch.setattr(UNet, "tap", counted)
+    return seen
+
+
+# ---- features kept from the inversion ----
+
+
+@pytest.mark.parametrize("how", OPTIONS.values(), ids=OPTIONS)
+def test_kept_features_make_the_same_picture_to_the_bit(golden_unet, inputs, guide, how):
+    plain, keeping = guide(how), guide(how, EDIT.taps())
+    assert keeping.x_T.equal(plain.x_T) and keeping.residuals == plain.residuals and not plain.features
+    assert sorted(keeping.features) == sorted(EDIT.taps())
+    assert torch.equal(edited(golden_unet, inputs, keeping), edited(golden_unet, inputs, plain))
+
+
+def test_with_kept_features_the_edit_has_no_pass_of_its_own_for_the_guidance(golden_unet, inputs, guide, calls):
+    how = Inversion(steps=5, at="current", checks=0)
+    keeping, inversion = guide(how, EDIT.taps()), len(calls)
+    assert inversion == 5 + 1  # five steps, and the last level
+    edited(golden_unet, inputs, keeping)
+    assert calls[inversion:] == [(2, False)] * 5
+    plain, before = guide(how), len(calls)
+    edited(golden_unet, inputs, plain)
+    assert calls[before:] == [(1, True), (2, False)] * 4 + [(2, False)]  # past both thresholds: none either
+
+
+def test_checks_of_the_inversion_cost_nothing_but_the_last(guide, calls):
+    G = guide(Inversion(steps=5, at="current", checks=5))
+    assert len(G.residuals) == 5 and len(calls) == 5 + 1
+
+
+def test_features_kept_at_the_iterate_before_are_near(golden_unet, inputs, guide):
+    """eps(x_t, t') belongs to t', but to the latent before: not equal, and the nearer the finer the inversion."""
+    distance = []
+    for steps in (10, 100):
+        how = Inversion(steps=steps, at="next", checks=0)
+        exact, near = edited(golden_unet, inputs, guide(how)), edited(golden_unet, inputs, guide(how, EDIT.taps()))
+        distance.append(relative(near, exact))
+    assert 0 < distance[1] < distance[0] / 3  # ten times finer
+
+
+def test_what_was_not_kept_is_computed(golden_unet, inputs, guide):
+    """Features for other thresholds or layers: those that are there are used, the edit is the same as without."""
+    how = Inversion(steps=5, at="current", checks=0)
+    for s in (replace(EDIT, tau_A=0.8), replace(EDIT, f_layers=decoder(3, 4)), replace(EDIT, tau_f=0.2, tau_A=0.0)):
+        assert torch.equal(
+            edited(golden_unet, inputs, guide(how, EDIT.taps()), s), edited(golden_unet, inputs, guide(how), s)
+        )
+
+
+def test_only():
+    (L4,), (L5,) = decoder(4), decoder(5)
+    x = torch.zeros(1, 1, 1, 1)
+    features = Features({L4: x}, {L5: Attn(q=x, k=x + 1)})
+    assert features.only(Tap(f=[L4])) == Features({L4: x})
+    got = features.only(Tap(q=[L5], k=[L5]))
+    assert not got.f and got.A[L5].k is features.A[L5].k
+    assert features.only(Tap(f=[L5])) is None and features.only(Tap(q=[L4], k=[L4])) is None
+
+
+@pytest.mark.parametrize("place", ["device", "memory", "disk"])
+def test_features_are_the_same_wherever_they_are_kept(golden_unet, inputs, guide, monkeypatch, place):
+    room = {"device": [2**40], "memory": [0, 2**40], "disk": [0, 0]}[place]
+    monkeypatch.setattr(kept, "memory", lambda device: room.pop(0) if len(room) > 1 else room[0])
+    store = Kept(torch.device("cpu"), levels=4)
+    how = Inversion(steps=5, at="current", checks=0)
+    G = guide(how, EDIT.taps(), store)
+    assert store.place == place and G.features is store and len(store) == 4
+    assert torch.equal(edited(golden_unet, inputs, G), edited(golden_unet, inputs, guide(how)))
+    if place == "disk":
+        folder = store._folder
+        assert len(list(folder.iterdir())) == 4
+        del store[max(store)]
+        assert len(list(folder.iterdir())) == 3
+        store._temporary.cleanup()
+        assert not folder.exists()
+
+
+def test_the_first_place_with_room_for_all(monkeypatch):
+    features = Features({decoder(4)[0]: torch.zeros(1, 1, 25, 10)})  # 1000 bytes
+    monkeypatch.setattr(kept, "memory", lambda device: 20_000)
+    for levels, place in ((10, "device"), (11, "disk")):  # half of what is free
+        store = Kept(torch.device("cpu"), levels)
+        store[1] = features
+        assert store.place == place
+
+
+# ---- one softmax for all branches ----
+
+
+def test_one_softmax_serves_all_branches(monkeypatch):
+    torch.manual_seed(0)
+    attention, batches = Attention(32, 32, heads=4), []
+    fused = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        layers.F, "scaled_dot_product_attention", lambda q, *a, **k: batches.append(len(q)) or fused(q, *a, **k)
+    )
+    x, (q, k) = torch.randn(3, 50, 32), torch.randn(2, 1, 4, 50, 8)
+    shared, _ = attention(x, inject=Attn(q=q, k=k))
+    apart, _ = attention(x, inject=Attn(q=q.expand(3, -1, -1, -1), k=k.expand(3, -1, -1, -1)))
+    assert batches == [1, 3] and relative(shared, apart) <= 1e-6
+
+
+def test_a_head_that_would_be_too_wide_is_not_shared():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 2, 9, 160), torch.randn(1, 2, 9, 160), torch.randn(2, 2, 9, 160)
+    assert relative(layers.attend(q, k, v), layers.attend(q.expand(2, -1, -1, -1), k, v)) <= 1e-6
+
+
+# ---- upsampling by four small convolutions ----
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 3, 5), (2, 8, 4, 4), (1, 8, 1, 1)])
+def test_upsampling_folded(shape):
+    torch.manual_seed(0)
+    up, x = Upsample(8), torch.randn(shape)
+    with torch.no_grad():
+        plain = up(x)
+        up.fold()
+        assert up.quarters is not None and relative(up(x), plain) <= 1e-6
+    assert set(up.state_dict()) == {"conv.weight", "conv.bias"}
+
+
+def test_folded_weights_are_summed_in_float32():
+    """In half precision each sum is rounded once, and is the nearest number to the sum."""
+    torch.manual_seed(0)
+    up = Upsample(8).half()
+    up.fold()
+    exact = up.conv.weight[:, :, 1:, 1:].double().sum(dim=(2, 3))
+    assert up.quarters.dtype == torch.float16 and torch.equal(up.quarters[0, 0, :, :, 1, 1], exact.half())
+
+
+def test_a_loaded_model_is_folded_on_the_cpu_and_draws_the_same():
+    sd = minipnp.load(ROOT / "weights/bundled", device="cpu")
+    ups = [m for network in (sd.unet, sd.vae) for m in network.modules() if isinstance(m, Upsample)]
+    assert len(ups) == 3 + 2 and all(up.quarters is not None for up in ups)
+    x, text = sd.noise(16, 16, 0), sd.embed("a flat icon of a cow")
+    with torch.no_grad():
+        folded, picture = sd.unet(x, 501, text), sd.decode(x)
+        for up in ups:
+            up.quarters = None
+        # Through a whole network roundings add up: 1e-5, ten times what one layer has.
+        assert relative(folded, sd.unet(x, 501, text)) <= 1e-5 and relative(picture, sd.decode(x)) <= 1e-5
+
+
+def test_only_the_cpu_folds():
+    up = Upsample(2)
+    suit(up, torch.device("mps"))
+    assert up.quarters is None
+
+
+# ---- torch.compile ----
+
+
+def test_blocks_compile_whole_with_their_slots(golden_unet, inputs):
+    """Without a break of the graph, for every kind of slot that Plug-and-Play uses. Backend eager: the same kernels."""
+    import copy
+
+    unet = copy.deepcopy(golden_unet)
+    compile_blocks(unet.decoder[4], backend="eager", fullgraph=True)  # a row that takes f and A; all take half a minute
+    G = replace(_guidance(golden_unet, inputs), features={})
+    assert torch.equal(edited(unet, inputs, G), edited(golden_unet, inputs, G))
+    torch._dynamo.reset()
+
+
+def _guidance(unet, inputs):
+    with torch.no_grad():
+        return guidance_from_latent(unet, inputs["x"], inputs["null"], 5, Inversion(steps=5, checks=0))
+
+
+# ---- low memory ----
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return minipnp.load(ROOT / "weights/bundled", device="cpu")
+
+
+def test_low_memory_draws_the_same_with_one_network_on_the_device(bundled, monkeypatch):
+    sd = minipnp.load(ROOT / "weights/bundled", device="cpu", low_memory=True)
+    assert isinstance(sd, LowMemory)
+    draw = dict(prompt="a flat icon of a cow", steps=2, seed=1)
+    expected = minipnp.draw(bundled, **draw)
+    moves, move = [], torch.nn.Module.to
+    names = {id(sd.unet): "unet", id(sd.vae): "vae", id(sd.text_encoder): "text"}
+    monkeypatch.setattr(
+        torch.nn.Module, "to", lambda self, where: moves.append((names[id(self)], str(where))) or move(self, where)
+    )
+    monkeypatch.setattr(sd.unet, "forward", lambda *a, f=sd.unet.forward: moves.append("evaluated") or f(*a))
+    object.__setattr__(sd, "device", torch.device("cpu", 0))  # told from where the others rest
+    assert torch.equal(minipnp.draw(sd, **draw), expected)
+    turns = [[("unet", "cpu"), (name, "cpu:0"), (name, "cpu"), ("unet", "cpu:0")] for name in ("text", "text", "vae")]
+    assert moves == [*turns[0], *turns[1], "evaluated", "evaluated", *turns[2]]
+
+
+def test_tiles_cover_every_size_and_overlap():
+    for cells in (1, TILE, TILE + OVERLAP + 1, 96, 100, 128, 200):
+        starts = low_memory._starts(cells)
+        ends = [min(start + TILE, cells) for start in starts]
+        assert starts[0] == 0 and ends[-1] == cells
+        assert all(end - start >= OVERLAP for end, start in zip(ends, starts[1:], strict=False))
+
+
+def test_a_picture_of_one_tile_is_decoded_as_a_whole(bundled):
+    x = bundled.noise(16, 24, 0)
+    assert torch.equal(decode_in_tiles(bundled, x), bundled.decode(x))
+
+
+def test_tiles_show_no_seam(bundled, monkeypatch):
+    """Near the whole picture's decoding (norms see a tile only), and not less near at the seams than elsewhere."""
+    monkeypatch.setattr(low_memory, "TILE", 16)
+    monkeypatch.setattr(low_memory, "OVERLAP", 4)
+    picture = torch.linspace(-1, 1, 160).repeat(1, 3, 64, 1) * torch.linspace(0.5, 1, 64)[:, None]
+    x = bundled.encode(picture)
+    tiles, whole = decode_in_tiles(bundled, x), bundled.decode(x)
+    assert tiles.shape == whole.shape and (tiles - whole).abs().max() < 0.2  # of a range of 2
+    step = (tiles - whole).diff(dim=3).abs().amax(dim=(0, 1, 2))
+    assert step[4:-4].max() < 0.05  # the picture's own edges aside. Not blended: 0.14; blended: 0.02
