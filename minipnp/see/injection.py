@@ -1,0 +1,64 @@
+"""The paper's Fig. 5 at a glance: one translation under several choices of what is injected."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from minipnp.ddim import guided, pairs, step, timesteps
+from minipnp.guidance import Guidance
+from minipnp.pnp import PnP, guidance_features
+from minipnp.slots import Features, Layer, decoder
+from minipnp.unet import UNet
+
+ALL_A = decoder(4, 5, 6, 7, 8, 9, 10, 11)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """f, A: the layers whose features are injected. random: it starts from noise and not from the guidance's x_T."""
+
+    label: str
+    f: tuple[Layer, ...] = ()
+    A: tuple[Layer, ...] = ()
+    random: bool = False
+
+
+FIG_5 = (
+    Variant("f of layer 4", decoder(4)),
+    Variant("f of layers 4-8", decoder(4, 5, 6, 7, 8)),
+    Variant("f of layers 4-11", ALL_A),
+    Variant("neither f nor A"),
+    Variant("A of layers 4-11", (), ALL_A),
+    Variant("f of 4, A of 4-11: Plug-and-Play", decoder(4), ALL_A),
+    Variant("the same from a random x_T", decoder(4), ALL_A, random=True),
+)
+
+
+@torch.no_grad()
+def injections(
+    unet: UNet, G: Guidance, text: Tensor, null: Tensor, negative: Tensor | None, s: PnP, noise: Tensor,
+    variants: Sequence[Variant] = FIG_5,
+) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+    """Algorithm 1 for each of the variants, which share the guidance's passes: one a step, for all the layers of all.
+
+    As `plug_and_play`, with the variants in the place of several texts. The layers are theirs, all else is that of s.
+    Yields (level, latents [number of variants, 4, h, w]) after each step.
+    """
+    every = {name: tuple(sorted({layer for v in variants for layer in getattr(v, name)})) for name in ("f", "A")}
+    union = replace(s, f_layers=every["f"], A_layers=every["A"])
+    alphas = s.alphas()
+    x = [noise if v.random else G.x_T for v in variants]
+    for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
+        source = guidance_features(unet, G, i, t, union)
+        for j, v in enumerate(variants):
+            z = guided(unet, x[j], t, text, null, s.scale, negative, alphas[i], only(source, v))
+            x[j] = step(x[j], z, t, t_prev)
+        yield t_prev, torch.cat(x)
+
+
+def only(source: Features, v: Variant) -> Features:
+    """Of the features of a step, those of the variant's layers."""
+    f = {layer: x for layer, x in source.f.items() if layer in v.f}
+    return Features(f, {layer: a for layer, a in source.A.items() if layer in v.A})

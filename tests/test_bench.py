@@ -1,0 +1,71 @@
+"""make bench-smoke: the benchmark's own code on a small network. Its times are not looked at, its pictures are."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from minipnp.pnp import plug_and_play
+from minipnp.run import Settings
+from tools import bench
+from tools.bench import ALL, COUNTS, EDIT, KEPT, LEFT_OUT, OFF, OWN, WITHOUT, main
+
+pytestmark = pytest.mark.filterwarnings("ignore:`Transformer2DModelOutput`:FutureWarning")  # diffusers' own affair
+
+
+def test_all_ways_make_the_same_edit(tmp_path, capsys):
+    assert main(["--smoke", "--device=cpu", "--compile=eager", f"--out={tmp_path}"]) == 0
+    result, out = json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
+    (size,) = result["sizes"]
+    compiled = {"minipnp, compiled", "the authors' way, compiled"}
+    assert set(size["difference"]) == {OWN, WITHOUT, ALL, KEPT, *OFF, *LEFT_OUT, *compiled}
+    # Three steps at guidance 7.5 make 1e-5 of float32 roundings; an edit of another picture differs by more than 1e-1.
+    assert all(value <= 1e-5 for value in size["difference"].values()), size["difference"]
+    assert all(seconds > 0 for kinds in size["steps"].values() for seconds in kinds.values())
+    assert size["edit"][ALL] == pytest.approx(
+        sum(n * t for n, t in zip(COUNTS, size["steps"][ALL].values(), strict=True))
+    )
+    assert "| upsampling folded |" in out and "| minipnp, second prompt |" in out and "process, from its start" in out
+    assert Image.open(tmp_path / "bench.png").width > 500
+
+
+def test_the_counts_are_those_of_an_edit():
+    assert COUNTS == (25, 15, 10) and sum(COUNTS) == EDIT.steps
+    counts = bench.work()
+    assert counts["authors, each prompt"] == 999 + 999 + 3 * 50
+    assert counts["minipnp, first"] == sum(Settings().evaluations(False, 1, False, False).values())
+
+
+@pytest.mark.parametrize("saving", OFF)
+def test_a_saving_can_be_put_off(saving):
+    """Done without, it costs: counted in operations, not timed."""
+    torch.manual_seed(0)
+    case = _case()
+    with_it = _operations(case)
+    with OFF[saving](case):
+        without = _operations(case)
+    assert without > with_it
+    assert _operations(case) == with_it  # and it is back
+
+
+def _case():
+    null, text = torch.randn(2, 1, 77, bench.SMALL.context)
+    latents = {t: torch.randn(1, 4, 8, 8) for t in bench.timesteps(bench.SHORT.steps)}
+    unet = bench.random_unet(bench.SMALL, torch.device("cpu"), torch.float32)
+    return bench.Case(unet, bench.Guidance(latents, torch.randn(1, 4, 8, 8), latents[1], null), text, null)
+
+
+def _operations(case) -> int:
+    """Floating-point operations of an edit, and the softmaxes, which the counter of PyTorch leaves out."""
+    softmaxes, fused = [], torch.nn.functional.scaled_dot_product_attention
+
+    def counted(q, k, v, **how):
+        softmaxes.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2])
+        return fused(q, k, v, **how)
+
+    with pytest.MonkeyPatch.context() as patch, bench.FlopCounterMode(display=False) as flops:
+        patch.setattr(bench.F, "scaled_dot_product_attention", counted)
+        for _ in plug_and_play(case.unet, case.G, [case.text], case.null, s=bench.SHORT):
+            pass
+    return flops.get_total_flops() + 1000 * sum(softmaxes)
