@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help translate sample compare weights verify test test-full train-bundled evaluate-bundled lint format clean
+.PHONY: help translate sample compare evaluate weights verify test test-full bench bench-smoke train-bundled evaluate-bundled lint format clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -22,6 +22,9 @@ sample: .venv/.base ## a picture from PROMPT alone
 compare: .venv/.base ## all editing methods on IMG, which shows SOURCE, with PROMPT; without IMG, a bundled example
 	@$(PY) -m tools.from_make compare
 
+evaluate: .venv/.evaluate ## run and measure all methods; ARGS= another benchmark than the bundled one, and options
+	@$(PY) -m tools.from_make evaluate
+
 weights: .venv/.base ## fetch Stable Diffusion 1.5 (2.1 GB; its licence is shown first) into weights/sd15
 	@$(PY) -m tools.from_make weights
 
@@ -33,6 +36,12 @@ test: .venv/.test ## the quick tests (minutes)
 
 test-full: .venv/.test ## all tests
 	@$(PY) -m pytest -m ""
+
+bench: .venv/.test ## time an edit, the authors' way and ours, side by side (half an hour without a GPU)
+	@$(PY) -m tools.bench $(ARGS)
+
+bench-smoke: .venv/.test ## the same code on a small network
+	@$(PY) -m tools.bench --smoke
 
 train-bundled: .venv/.train ## make the bundled model from its data; each step goes on where it was broken off
 	@$(PY) -m tools.bundled.train
@@ -76,6 +85,11 @@ endef
 .venv/.test: $(PINS)
 	$(venv)
 	@$(PY) -m pip install -c constraints.txt -e '.[test]'
+	@touch .venv/.base $@
+
+.venv/.evaluate: $(PINS)
+	$(venv)
+	@$(PY) -m pip install -c constraints.txt -e '.[evaluate]'
 	@touch .venv/.base $@
 
 .venv/.train: $(PINS)

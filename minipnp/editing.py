@@ -61,6 +61,13 @@ class Original:
             self._made[key] = guidance_from_latent(*args)
         return self._made[key]
 
+    def regularised(self, steps: int, how: Regularisation) -> Guidance:
+        """x_0 inverted under the source's text as pix2pix-zero does."""
+        if (steps, how) not in self._made:
+            args = self.sd.unet, self.x_0(steps), self.text, steps, how, self.progress
+            self._made[steps, how] = regularised_inversion(*args)
+        return self._made[steps, how]
+
     @property
     def cells(self) -> int:
         """The latent's shorter side."""
@@ -176,7 +183,7 @@ def pix2pix_zero_(
         G, against = o.guidance(steps, o.null), null
     else:
         how = Regularisation(lambda_ac, lambda_kl, gain=gain, seed=o.seed, authors=as_published)
-        G, against = regularised_inversion(sd.unet, o.x_0(steps), o.text, steps, how, o.progress), None
+        G, against = o.regularised(steps, how), None
     s = Pix2PixZero(steps, scale, (0.15 if o.generated else 0.1) if amount is None else amount, as_published)
     return pix2pix_zero(sd.unet, G, delta.to(sd.device), against, s)
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from minipnp import load
 from minipnp.errors import InputError
+from minipnp.measure.icons import foreground, iou
 from minipnp.tokenizer import Tokenizer
 from tools.bundled import (
     benchmark,
@@ -30,11 +31,10 @@ from tools.bundled import (
     train_vae,
     training,
 )
-from tools.bundled.benchmark import Pair, Said
+from tools.bundled.benchmark import Pair, Said, ship
 from tools.bundled.captions import Tokens, caption
 from tools.bundled.concepts import COLOURS, CONCEPTS, HELD_OUT_CONCEPTS, HELD_OUT_STYLE, STYLES, TRAINED_CONCEPTS
 from tools.bundled.data import CONCEPT_WORDS, STYLE_WORDS, Icons, described, draw, generator, placed, plain
-from tools.bundled.masks import foreground, iou
 
 SHAPES = {"cat": "ellipse", "dog": "rectangle", "apple": "pieslice", "wolf": "chord"}  # wolf is held back
 TINY = ("--device", "cpu", "--size", "64", "--batch", "4")
@@ -340,22 +340,26 @@ def test_the_evaluation_measures_everything_once(exported, data, tmp_path, monke
     cat, dog, wolf = Said("noto", "cat", "blue"), Said("flat", "dog", "red"), Said("fx", "wolf", "teal")
     pairs = [Pair("both", False, cat, dog), Pair("style", True, wolf, cat)]
     monkeypatch.setattr(benchmark, "read", lambda: {"pairs": pairs, "samples": [cat, dog], "pictures": [wolf]})
-    argv = ["--model", str(exported), "--data", str(data), "--work", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(benchmark, "SHIPPED", tmp_path / "benchmark")
+    ship(Icons.read(data, 64), pairs, benchmark.SHIPPED)
+    work = tmp_path / "work"
+    argv = ["--model", str(exported), "--data", str(data), "--work", str(work), "--device", "cpu"]
     looks = count(1)
     monkeypatch.setattr(evaluate.Clock, "over", lambda self: next(looks) % 60 == 0)  # broken off at every 60th record
     for _ in range(10):
         evaluate.main([*argv, "--steps", "2", "--inversion-steps", "4"])
         if shown := capsys.readouterr().out:
             break
-    (folder,) = tmp_path.iterdir()
-    (file,) = folder.iterdir()
-    keys = [json.loads(line)[0] for line in file.read_text().splitlines() if line]
+    lines = [line for file in work.rglob("*.jsonl") for line in file.read_text().splitlines()]
+    records = [json.loads(line) for line in lines]
+    keys = [record["key"] for record in records]
     assert len(keys) == len(set(keys))
-    parts = Counter(key.split("/")[0] for key in keys)
-    real = 4 * len(Icons.read(data, 64))
-    assert parts["vae"] == 1 and parts["real"] == real and parts["sample"] == parts["loop"] == 2
-    translations = {f"translation/{n}/{method}" for n in (0, 1) for method in evaluate.METHODS}
-    assert translations <= set(keys) and parts["translation"] == len(translations)
+    parts = Counter(key.split("/")[0] for key in keys if "/" in key)
+    assert parts["vae"] == 1 and parts["real"] == 4 * len(Icons.read(data, 64)) and parts["sample"] == 2
+    translations = {(record["pair"], record["method"]) for record in records if "pair" in record}
+    each = [name for name in evaluate.METHODS if name != evaluate.RECONSTRUCTION]
+    assert {(pair, name) for pair in ("000", "001") for name in each} < translations
+    assert len(translations) == 2 * len(evaluate.METHODS)  # a reconstruction for each of two guidance pictures
     assert shown.strip() == (exported / "EVALUATION.md").read_text().strip()
-    for row in ("| VAE, icons held back |", "| Plug-and-Play |", "| without both |", "- SDEdit 0.75: IoU"):
+    for row in ("| VAE, icons held back |", "| Plug-and-Play |", "| Plug-and-Play without both |", "| SDEdit 0.75 | "):
         assert row in shown

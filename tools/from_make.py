@@ -24,6 +24,7 @@ MEANT_FOR = {
     "translate": set(OPTIONS),
     "sample": {"PROMPT", "OUT", "MODEL", "NEG", "SEED", "STEPS"},
     "compare": set(OPTIONS) - {"STEPS"},
+    "evaluate": {"OUT", "MODEL", "STEPS"},
     "weights": set(),
     "verify": {"MODEL"},
 }

@@ -1,5 +1,7 @@
 """The fixed lists that the evaluation runs over. → tools/bundled/benchmark.json, which is in the repository
 
+The pairs go with their guidance pictures to weights/bundled/benchmark too, where `minipnp evaluate` needs no icons.
+
 Modelled on ImageNet-R-TI2I: one class in many renditions. A pair is a guidance picture and a prompt that asks for
 another style, another concept of the same kind, or both; or a guidance picture in black and a prompt in colour. Half of
 the guidance of each kind was held back from training. Icons whose foreground cannot be told from the background by
@@ -12,7 +14,9 @@ from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
-from minipnp.images import write_text_atomic
+from minipnp.hub import WEIGHTS
+from minipnp.images import to_image, write_png, write_text_atomic
+from minipnp.measure.icons import foreground, iou
 from tools.bundled import run
 from tools.bundled.captions import caption
 from tools.bundled.concepts import (
@@ -27,9 +31,9 @@ from tools.bundled.concepts import (
 )
 from tools.bundled.data import Icons, draw, plain
 from tools.bundled.fetch import DATA
-from tools.bundled.masks import foreground, iou
 
 PLACE = Path(__file__).with_name("benchmark.json")
+SHIPPED, SIDE = WEIGHTS / "bundled" / "benchmark", 128
 GUIDANCES, PROMPTS = 20, 2  # pictures of each kind that were trained on, as many that were not; prompts for each
 SEPARATED = 0.8  # least IoU of the mask by colour with the true coverage
 COVERS = (0.06, 0.75)  # of the picture
@@ -124,8 +128,29 @@ def read() -> dict[str, list]:
     return {"pairs": pairs, **{name: [Said(*said) for said in lists[name]] for name in ("samples", "pictures")}}
 
 
+def ship(icons: Icons, pairs: list[Pair], folder: Path) -> None:
+    """The pairs as `minipnp.measure.benchmarks` reads them: a PNG for each guidance picture, and benchmark.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for pair in pairs:
+        style, concept, colour = pair.guidance
+        image = f"{'-'.join('_'.join(word.split()) for word in (concept, style, colour))}.png"
+        if not (folder / image).exists():
+            x, _ = draw(icons, plain([icons.of(style, concept)], [colour]))
+            write_png(to_image(x), folder / image, {})
+        rows.append({
+            "image": image, "source": pair.guidance.caption, "prompt": pair.target.caption,
+            "word": f"{concept}={pair.target.concept}", "asked": list(pair.target), "kind": pair.kind,
+            "held_out": pair.held_out,
+        })  # fmt: skip
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    write_text_atomic(f'{{"pairs": [\n{lines}\n]}}\n', folder / "benchmark.json")
+
+
 def main() -> None:
-    lists = make(Icons.read(DATA, 128))
+    icons = Icons.read(DATA, SIDE)
+    lists = make(icons)
+    ship(icons, lists["pairs"], SHIPPED)
     blocks = [f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]" for name, rows in lists.items()]
     write_text_atomic("{\n" + ",\n".join(blocks) + "\n}\n", PLACE)
 

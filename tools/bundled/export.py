@@ -15,6 +15,7 @@ from minipnp.config import TextConfig, UNetConfig, VAEConfig
 from minipnp.errors import InputError
 from minipnp.images import atomic, write_text_atomic
 from minipnp.loading import find, load_networks
+from minipnp.measure.icons import Classifier, Words
 from minipnp.weights import (
     AUTOENCODER,
     TEXT,
@@ -144,6 +145,13 @@ def save_json(content: dict, place: Path) -> None:
     write_text_atomic(json.dumps(content, ensure_ascii=False, indent=1) + "\n", place)
 
 
+def export_classifier(state: State, folder: Path) -> None:
+    """What `minipnp.measure.icons.load` reads."""
+    save(half(state.average), folder / "model.safetensors")
+    words = Words(*map(tuple, state.about["words"]))
+    save_json(Classifier(words, state.about["size"], tuple(state.about["channels"])).config, folder / "config.json")
+
+
 def part(state: State, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): x for name, x in state.average.items() if name.startswith(prefix)}
 
@@ -161,7 +169,7 @@ def export(work: Path, data: Path, folder: Path) -> int:
     config = VAEConfig(**{**vae.about["vae"], "scale": vae.scale})
     save_json(vae_config(config, vae.about["size"]), folder / "vae" / "config.json")
     save_json(text_config(TextConfig(**both.about["text"])), folder / "text_encoder" / "config.json")
-    save(half(classifier.average), folder / "classifier" / "model.safetensors")
+    export_classifier(classifier, folder / "classifier")
     save_json(words(), folder / "words.json")
     trained = {name: {"about": state.about, "plan": state.plan, "step": state.step, "steps": state.steps}
                for name, state in (("vae", vae), ("unet", both), ("classifier", classifier))}  # fmt: skip

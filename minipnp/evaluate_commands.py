@@ -1,0 +1,73 @@
+"""The command that measures: `evaluate`. One process, or several under torchrun, each with its part of the list."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from minipnp.commands import load
+from minipnp.errors import InputError
+from minipnp.guidance import Inversion
+from minipnp.images import write_text_atomic
+from minipnp.loading import pick_device
+from minipnp.measure import benchmarks, metrics, records, report
+from minipnp.measure.evaluation import RECONSTRUCTION, Plan, evaluate
+from minipnp.measure.runs import RUNS
+from minipnp.run import Log, check_out, record
+
+
+def evaluate_command(given: dict, argv: list[str]) -> int:
+    log = Log(given.get("quiet", False))
+    part, parts = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    whole = benchmarks.read(given.get("benchmark", "bundled"))
+    benchmark = whole.first(given.get("limit"))
+    out = Path(given.get("out") or Path("out") / f"evaluate-{benchmark.name}").expanduser()
+    check_out(out, many=True)
+    for bad in benchmark.bad:
+        log.write(f"minipnp: error: {bad}; skipped")
+    how = {"steps": "inversion_steps", "at": "inversion_at", "iterations": "fixed_point"}
+    inversion = Inversion(checks=0, **{field: given[name] for field, name in how.items() if name in given})
+    methods = tuple(dict.fromkeys(given.get("methods") or (*RUNS, RECONSTRUCTION)))
+    if "device" not in given and torch.cuda.is_available() and parts > 1:
+        given["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+    with log.warnings_as_notes():
+        folder = Path(given["measures"]).expanduser() if "measures" in given else None
+        chosen = given.get("metrics") or metrics.USUAL[benchmark.layout]
+        measures = metrics.load(chosen, benchmark.layout, folder, pick_device(given.get("device")))
+        sd, model = load(given, log)
+        if (size := given.get("size")) is not None and (size < 1 or size % sd.multiple):
+            raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
+        about = model | {"device": sd.device.type}  # under torchrun each process has a GPU of its own
+        plan = Plan(benchmark, methods, measures, about, inversion, given.get("steps"), size)
+        pictures = out / "pictures" if given.get("pictures") else None
+        evaluate(plan, sd, out / "records", log, part, parts, pictures)
+        return finish(plan, out, log, argv)
+
+
+def finish(plan: Plan, out: Path, log: Log, argv: list[str]) -> int:
+    """The table and the plot, by whichever process finds all done."""
+    known, _ = records.read(out / "records")
+    _, failed, missing = report.results(plan, known)
+    if missing:
+        log.say(f"{missing} results are missing: those of the other processes; the last one makes the table")
+        return 0
+    command = re.sub(r" --(out|device|quiet|pictures)(?:[ =](?!-)\S+|(?= |$))", "", " ".join(["minipnp", *argv]))
+    text = report.markdown(plan, known, command)
+    settings = {"benchmark": plan.benchmark.name, "methods": plan.methods, "metrics": list(plan.metrics.measures),
+                "networks": plan.metrics.weights} | plan.about  # fmt: skip
+    made = [out / "results.md", out / "results.png", out / "run.json"]
+    try:
+        report.plot(plan, known, made[1])
+        text += "\n![Layout against text](results.png)\n"
+    except InputError as error:
+        log.note(str(error))
+        made.pop(1)
+    write_text_atomic(text, made[0])
+    run = record(settings, log, argv, left_out=[*plan.benchmark.bad, *failed])
+    write_text_atomic(json.dumps(run, ensure_ascii=False, indent=2) + "\n", made[-1])
+    for line in text.splitlines():
+        log.say(line)
+    print(*made, sep="\n")
+    return 0

@@ -1,0 +1,171 @@
+"""An evaluation: every method on every pair of a benchmark, each result kept as it comes.
+
+The unit of the work is a guidance picture: what its methods and prompts need of it, such as its inversion, is made
+once, and every method and prompt is then run by itself, so that no result depends on what runs beside it. A result is
+known by its key, the digest of all that decides it (weights, picture, texts, settings); what has a record is not made
+again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from minipnp import hub
+from minipnp.cli import explain
+from minipnp.ddim import timesteps
+from minipnp.editing import Original
+from minipnp.errors import InputError
+from minipnp.guidance import Inversion
+from minipnp.images import fit, psnr, read_image, to_image, to_tensor, write_png
+from minipnp.measure import records
+from minipnp.measure.benchmarks import Benchmark, Pair
+from minipnp.measure.metrics import Case, Metrics
+from minipnp.measure.runs import RUNS, run_method, seed_of
+from minipnp.measure.ssim import ssim
+from minipnp.model import StableDiffusion
+from minipnp.pipeline import reconstruct
+from minipnp.run import Log
+
+RECONSTRUCTION = "reconstruction"  # what the inversion lost: x_0 inverted and sampled again, against its decoding
+STEPS = 50
+SOURCE_SCALE = 7.5  # of generated guidance, where the list has none
+
+
+@dataclass(frozen=True)
+class Job:
+    method: str
+    pair: Pair
+    key: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation is. about: the model, as the records say it. steps: of every method; None: its own number."""
+
+    benchmark: Benchmark
+    methods: tuple[str, ...]
+    metrics: Metrics
+    about: dict
+    inversion: Inversion = Inversion(checks=0)
+    steps: int | None = None
+    size: int | None = None
+
+    def __post_init__(self):
+        timesteps(STEPS if self.steps is None else self.steps)
+        if unknown := [name for name in self.methods if name not in (*RUNS, RECONSTRUCTION)]:
+            raise InputError(f"--methods {' '.join(unknown)}: give some of {', '.join((*RUNS, RECONSTRUCTION))}")
+
+    @cached_property
+    def jobs(self) -> dict[str, list[Job]]:
+        """By guidance picture, whatever a method lacks left out."""
+        jobs = {}
+        for guidance, pairs in self.benchmark.groups.items():
+            image = pairs[0].image
+            picture = hub.sha256(image) if image and image.is_file() else None
+            jobs[guidance] = [
+                Job(name, pair, self.key(name, pair, picture))
+                for pair in pairs for name in self.methods if name != RECONSTRUCTION and not RUNS[name].lacks(pair)
+            ]  # fmt: skip
+            if RECONSTRUCTION in self.methods and image:
+                jobs[guidance].insert(0, Job(RECONSTRUCTION, pairs[0], self.key(RECONSTRUCTION, pairs[0], picture)))
+        return jobs
+
+    def key(self, method: str, pair: Pair, picture: str | None) -> str:
+        """picture: its SHA-256."""
+        decides = {
+            "about": self.about, "picture": picture, "seed": seed_of(pair), "inversion": asdict(self.inversion),
+            "size": self.size, "steps": self.steps, "method": method,
+        }  # fmt: skip
+        if method != RECONSTRUCTION:
+            run = RUNS[method]
+            decides |= {
+                "texts": [pair.source, pair.prompt, pair.scale, pair.asked], "mask": pair.mask,
+                "run": [run.method, run.random_start, run.options_for(pair, self.steps)],
+                "metrics": list(self.metrics.measures), "networks": self.metrics.weights,
+            }  # fmt: skip
+        return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+
+def evaluate(
+    plan: Plan, sd: StableDiffusion, folder: Path, log: Log, part: int = 0, parts: int = 1,
+    pictures: Path | None = None, over: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
+    """Does what has no record in `folder`, this process its part of it, until all is done or `over` says so.
+
+    pictures: where the translations are kept. What fails is said and recorded, and tried again by the next evaluation.
+    """
+    writer = records.Writer(folder, f"{part}of{parts}")
+    try:
+        known, damaged = records.read(folder)
+        if damaged:
+            log.note(f"{damaged} damaged lines in {folder}: what they held is done again")
+        ours = list(plan.jobs.values())[part::parts]
+        todo = [[job for job in jobs if "values" not in known.get(job.key, {})] for jobs in ours]
+        count = sum(map(len, todo))
+        log.say(f"{sum(map(len, ours)) - count} results are there, {count} to do")
+        for record in log.progress(_results(plan, sd, todo, log, pictures), count, "evaluate"):
+            if "values" in record or known.get(record["key"], {}).get("error") != record["error"]:
+                writer.append(record)
+            if over():
+                break
+    finally:
+        writer.close()
+
+
+def _results(plan: Plan, sd: StableDiffusion, todo: list[list[Job]], log: Log, pictures: Path | None) -> Iterator[dict]:
+    for jobs in filter(None, todo):
+        guidance, o, before, broken = jobs[0].pair.guidance, None, None, None
+        try:
+            o, before = original(plan, sd, jobs[0].pair)
+        except Exception as error:
+            if (broken := explain(error)) is None:
+                raise
+            log.write(f"minipnp: error: {guidance}: {broken}; skipped")
+        for job in jobs:
+            pair = job.pair
+            record = {"key": job.key, "pair": pair.name, "guidance": guidance, "method": job.method}
+            began, error = time.perf_counter(), broken
+            if broken is None:
+                try:
+                    values, after = result(plan, o, before, job)
+                except Exception as problem:
+                    if (error := explain(problem)) is None:
+                        raise
+                    log.write(f"minipnp: error: {pair.name}, {job.method}: {error}; skipped")
+            if error is not None:
+                yield record | {"error": error}
+                continue
+            if pictures is not None:
+                (pictures / pair.name).mkdir(parents=True, exist_ok=True)
+                write_png(to_image(after), pictures / pair.name / f"{job.method}.png", {})
+            yield record | {"values": values, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def original(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, Tensor]:
+    """The guidance, and its picture [1, 3, H, W] as 8 bits hold it."""
+    size, seed = plan.size or sd.size, seed_of(pair)
+    if pair.image is None:
+        scale = SOURCE_SCALE if pair.scale is None else pair.scale
+        o = Original(sd, None, pair.source, seed, (size, size), plan.inversion, scale)
+        return o, _levels(sd.decode(o.x_0(plan.steps or STEPS)))
+    picture = to_tensor(fit(read_image(pair.image), size, sd.multiple))
+    return Original(sd, sd.encode(picture), pair.source, seed, inversion=plan.inversion), picture
+
+
+def result(plan: Plan, o: Original, before: Tensor, job: Job) -> tuple[dict[str, float], Tensor]:
+    if job.method == RECONSTRUCTION:
+        G = o.guidance(plan.steps or STEPS, o.null)
+        round_trip, again = _levels(o.sd.decode(G.x_0)), _levels(reconstruct(o.sd, G))
+        return {"psnr": psnr(to_image(again), to_image(round_trip)), "ssim": ssim(again, round_trip)}, again
+    after = _levels(run_method(RUNS[job.method], o, job.pair, plan.steps))
+    return plan.metrics(Case(job.pair, before, after)), after
+
+
+def _levels(x: Tensor) -> Tensor:
+    return to_tensor(to_image(x))

@@ -1,0 +1,140 @@
+"""What is measured of an edit, by name, and the columns that it gives."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minipnp import hub
+from minipnp.errors import InputError
+from minipnp.measure import clip, dino, icons, lpips, published
+from minipnp.measure.benchmarks import Pair
+
+CLASSIFIER = hub.WEIGHTS / "bundled" / "classifier"
+
+
+class Column(NamedTuple):
+    label: str
+    better: int  # +1: more of it, −1: less
+
+
+COLUMNS = {
+    "structure": Column("structure distance", -1),
+    "iou": Column("mask IoU", +1),
+    "background": Column("background LPIPS", -1),
+    "clip": Column("CLIP score", +1),
+    "clip_acc": Column("CLIP-Acc", +1),
+    "style": Column("style", +1),
+    "concept": Column("concept", +1),
+    "colour": Column("background colour", +1),
+    "fidelity": Column("text fidelity", +1),
+    "psnr": Column("PSNR, dB", +1),
+    "ssim": Column("SSIM", +1),
+}
+
+
+class Case(NamedTuple):
+    """before, after: the guidance picture and the translation, [1, 3, H, W] in [−1, 1], as 8 bits hold them."""
+
+    pair: Pair
+    before: Tensor
+    after: Tensor
+
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """measures: by name. weights: SHA-256 of the networks' files."""
+
+    measures: dict[str, Callable[[Case], Values]]
+    weights: dict[str, str]
+
+    def __call__(self, case: Case) -> Values:
+        return {column: value for measure in self.measures.values() for column, value in measure(case).items()}
+
+
+LAYOUTS = {  # which benchmarks a metric is for
+    "clip": ("ti2i", "pie", "bundled"),
+    "clip-acc": ("ti2i", "pie", "bundled"),
+    "structure": ("ti2i", "pie", "bundled"),
+    "background": ("pie", "bundled"),
+    "icons": ("bundled",),
+    "iou": ("bundled",),
+}
+USUAL = {"ti2i": ("clip", "structure"), "pie": ("clip", "structure", "background"), "bundled": ("icons", "iou")}
+
+
+def load(
+    names: Iterable[str], layout: str, folder: Path | None = None, device: torch.device | str = "cpu",
+    classifier: Path = CLASSIFIER,
+) -> Metrics:  # fmt: skip
+    """names: of LAYOUTS. folder: of the published networks' files; None: the hub's cache, or the hub.
+
+    InputError: no such metric, not for this benchmark, or its network is missing.
+    """
+    measures, weights = {}, {}
+    for name in dict.fromkeys(names):
+        if name not in LAYOUTS:
+            raise InputError(f"--metrics {name}: give some of {', '.join(LAYOUTS)}")
+        if layout not in LAYOUTS[name]:
+            why = "there are no masks in it" if name == "background" else "its pictures are no icons"
+            raise InputError(f"--metrics {name}: not for this benchmark, {why}; give {', '.join(USUAL[layout])}")
+
+    @cache
+    def network(of) -> torch.nn.Module | clip.Clip:
+        file = {clip: published.CLIP, dino: published.DINO, lpips: published.SQUEEZENET}[of]
+        loaded = of.load(folder, device)
+        weights[file.file] = hub.sha256(published.find(file, folder))
+        return loaded
+
+    def measure(name: str) -> Callable[[Case], Values]:
+        if name in ("clip", "clip-acc"):
+            return partial(_clip if name == "clip" else _clip_acc, network(clip))
+        if name == "structure":
+            vit = network(dino)
+            return lambda case: {"structure": dino.structure_distance(vit, case.before, case.after)}
+        if name == "background":
+            return partial(_background, network(lpips))
+        if name == "icons":
+            judge = icons.load(classifier)
+            weights["classifier"] = hub.sha256(classifier / "model.safetensors")
+            return partial(_icons, judge)
+        return _iou
+
+    for name in dict.fromkeys(names):
+        measures[name] = measure(name)
+    return Metrics(measures, weights)
+
+
+def _clip(network: clip.Clip, case: Case) -> Values:
+    return {"clip": network.score(case.after, case.pair.prompt).item()}
+
+
+def _clip_acc(network: clip.Clip, case: Case) -> Values:
+    if not case.pair.source:  # nothing that it could be closer to
+        return {}
+    return {"clip_acc": float(network.closer(case.after, case.pair.prompt, case.pair.source))}
+
+
+def _background(network: torch.nn.Module, case: Case) -> Values:
+    height, width = case.before.shape[2:]
+    mask = torch.from_numpy(case.pair.mask_at(width, height))[None] if case.pair.mask else icons.foreground(case.before)
+    if mask.all():
+        return {}
+    return {"background": lpips.background_lpips(network, case.before, case.after, mask)}
+
+
+def _icons(judge: icons.Classifier, case: Case) -> Values:
+    (seen,) = judge.read(case.after)
+    right = {aspect: float(a == b) for aspect, a, b in zip(icons.ASPECTS, seen, case.pair.asked, strict=True)}
+    return right | {"fidelity": sum(right.values()) / len(right)}
+
+
+def _iou(case: Case) -> Values:
+    return {"iou": icons.iou(icons.foreground(case.after), icons.foreground(case.before)).item()}

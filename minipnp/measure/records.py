@@ -1,0 +1,62 @@
+"""Records of an evaluation: a JSON line for each picture that was made, in a file for each process.
+
+A line is one write, and on the disk before the next picture is begun; a process that is killed in the middle of one
+leaves a part of a line, which is cut off when the file is opened again.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from minipnp.errors import InputError
+
+
+def read(folder: Path) -> tuple[dict[str, dict], int]:
+    """The records of all processes by their key, of two with one key the later in its file; how many lines are none."""
+    records, damaged = {}, 0
+    for file in sorted(folder.glob("*.jsonl")):
+        *lines, _ = file.read_bytes().split(b"\n")  # behind the last line break: nothing, or a part of a line
+        for line in lines:
+            try:
+                record = json.loads(line)
+                records[record["key"]] = record
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+    return records, damaged
+
+
+class Writer:
+    """Appends to this process's file. InputError: another process has it open, or it cannot be written."""
+
+    def __init__(self, folder: Path, part: str):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path = folder / f"{part}.jsonl"
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._lock()
+            content = self.path.read_bytes()
+            if not content.endswith(b"\n"):
+                os.truncate(self.file, content.rfind(b"\n") + 1)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock
+            return
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.path}: another evaluation is writing there; wait for it, or give another --out"
+            ) from None
+
+    def append(self, record: dict) -> None:
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        if os.write(self.file, line) != len(line):
+            raise InputError(f"{self.path}: cannot be written, is the disk full?")
+        os.fsync(self.file)
+
+    def close(self) -> None:
+        os.close(self.file)
