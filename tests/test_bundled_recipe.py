@@ -4,6 +4,9 @@ import base64
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from itertools import count
@@ -118,6 +121,42 @@ def test_a_run_broken_off_goes_on_to_the_same_numbers(step, name, data, trained,
     assert state.losses == whole.losses
     assert all(torch.equal(x, whole.networks[key]) for key, x in state.networks.items())
     assert all(torch.equal(x, whole.average[key]) for key, x in state.average.items())
+
+
+TOGETHER = """
+import sys, torch
+from pathlib import Path
+from tools.bundled.training import Clock, Plan, Team, train
+team, samples, minutes = Team(), int(sys.argv[2]), float(sys.argv[3])
+torch.manual_seed(0)
+net = torch.nn.Linear(3, 1)
+
+def loss(step):
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))[team.part :: team.parts]
+    return (net(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+clock = Clock(minutes if team.part == 1 else None)
+train("net", net, {}, loss, Plan(batch=8, lr=0.1, samples=samples), Path(sys.argv[1]), clock, team=team)
+"""
+
+
+def test_two_processes_learn_what_one_does_and_stop_at_one_step(tmp_path):
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(train_unet.__file__).parents[2])}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+    def run(work, samples, minutes, *launched):
+        command = [*(launched or [sys.executable]), str(script), str(tmp_path / work), str(samples), str(minutes)]
+        subprocess.run(command, check=True, env=env, timeout=120, capture_output=True)
+        return training.need(tmp_path / work, "net")
+
+    one, two = run("one", 40, 1), run("two", 40, 1, *launch)
+    assert one.step == two.step == 5
+    for name, value in one.networks.items():  # a mean of two means, in another order: float32 roundings
+        torch.testing.assert_close(two.networks[name], value, rtol=1e-5, atol=1e-6)
+    assert two.losses == pytest.approx(one.losses, rel=1e-5)
+    assert run("late", 10**9, 0.1, *launch).step < 10**8  # the time of the second only was over
 
 
 def test_one_command_runs_all_steps_and_stops_in_time(data, tmp_path, monkeypatch, capsys):

@@ -1,8 +1,8 @@
-"""What each difference between the authors' two codebases does to the picture, on the bundled model.
+"""What each difference from the authors' two codebases does to the picture, on the bundled model.
 
 usage: python -m tools.differences [--images N]
 
-Starts from the defaults (pnp-diffusers) and changes one thing at a time to what plug-and-play does, then all of them.
+Starts from the defaults and changes one thing at a time to what the authors do, then all of either codebase.
 Prints, as the mean over the bundled guidance pictures, the PSNR between the changed picture and the default one: the
 lower, the larger the effect. (Two different prompts on the same guidance are given as a yardstick.)
 """
@@ -19,18 +19,19 @@ from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tens
 
 BUNDLED = Path(__file__).parent.parent / "weights" / "bundled"
 PROMPT, OTHER = "a flat icon of a cow on a blue background", "a glossy icon of a dog on a green background"
+HERE, EDIT = minipnp.Inversion(), minipnp.PnP()
 NEXT, CURRENT = minipnp.Inversion(999, "next"), minipnp.Inversion(999, "current")
 RESAMPLED = replace(CURRENT, resample=999)
-EDIT = minipnp.PnP()
 
 # what is changed: (inversion, edit, seed of the VAE's sample, prompt)
 CHANGES = {
-    "another prompt (yardstick)": (NEXT, EDIT, None, OTHER),
-    "one step more of f and of A (41, 26 of 50)": (NEXT, replace(EDIT, inclusive=True), None, PROMPT),
-    "guidance scale 10 in place of 7.5": (NEXT, replace(EDIT, scale=10.0), None, PROMPT),
-    "VAE posterior sampled, not its mean": (NEXT, EDIT, 0, PROMPT),
-    "eps(x_t, t) in place of eps(x_t, t')": (CURRENT, EDIT, None, PROMPT),
-    "the same, and source re-sampled (999 steps)": (RESAMPLED, EDIT, None, PROMPT),
+    "another prompt (yardstick)": (HERE, EDIT, None, OTHER),
+    "one step more of f and of A (41, 26 of 50)": (HERE, replace(EDIT, inclusive=True), None, PROMPT),
+    "guidance scale 10 in place of 7.5": (HERE, replace(EDIT, scale=10.0), None, PROMPT),
+    "VAE posterior sampled, not its mean": (HERE, EDIT, 0, PROMPT),
+    "inversion in 999 steps": (CURRENT, EDIT, None, PROMPT),
+    "the same at eps(x_t, t'): pnp-diffusers": (NEXT, EDIT, None, PROMPT),
+    "in 999 steps, and source re-sampled in 999": (RESAMPLED, EDIT, None, PROMPT),
     "all of plug-and-play": (RESAMPLED, replace(EDIT, inclusive=True, scale=10.0), 0, PROMPT),
 }
 
@@ -49,7 +50,7 @@ def main() -> None:
     def picture(path, how, edit, vae_seed, prompt):
         return to_image(minipnp.translate(sd, guidance(path, how, vae_seed), [prompt], settings=edit))
 
-    default = {path: picture(path, NEXT, EDIT, None, PROMPT) for path in images}
+    default = {path: picture(path, HERE, EDIT, None, PROMPT) for path in images}
     print(f"{'change':<46} PSNR to the default, dB ({len(images)} pictures)")
     for change, (how, edit, vae_seed, prompt) in CHANGES.items():
         values = [psnr(picture(path, how, edit, vae_seed, prompt), default[path]) for path in images]

@@ -21,7 +21,7 @@ from tools.bundled import run
 from tools.bundled.captions import Tokens
 from tools.bundled.data import Icons, described, draw, generator, noise_generator, placed
 from tools.bundled.train_vae import finished_vae
-from tools.bundled.training import Clock, Plan, State, autocast, options, settle, train
+from tools.bundled.training import Clock, Plan, State, Team, autocast, options, settle, train
 
 CHANNELS = {64: (32, 64, 128, 128), 128: (64, 96, 128, 128)}  # by the pictures' size
 WIDTH = 96  # of the text embeddings
@@ -91,6 +91,7 @@ def main(argv: list[str] | None = None) -> State:
     parser.add_argument("--compile", action="store_true", help="torch.compile: minutes to begin, then faster on CUDA")
     args = parser.parse_args(argv)
     device, size, plan = settle(args, PLANS)
+    team = Team()
     vae, tokens = finished_vae(args.work, device), Tokens.read(args.data)
     icons = Icons.read(args.data, size).trained().to(device)
 
@@ -107,12 +108,12 @@ def main(argv: list[str] | None = None) -> State:
     compute = torch.compile(loss) if args.compile else loss
 
     def loss_at(step: int) -> Tensor:
-        now = batch(icons, vae, tokens, plan.batch, plan.seed, step)
+        now = batch(icons, vae, tokens, plan.batch // team.parts, plan.seed, step * team.parts + team.part)
         with autocast(device):
             return compute(both, *now)
 
     about = {"unet": asdict(both.unet.config), "text": asdict(both.text_encoder.config), "size": size}
-    return train("unet", both, about, loss_at, plan, args.work, Clock(args.minutes))
+    return train("unet", both, about, loss_at, plan, args.work, Clock(args.minutes), team=team)
 
 
 if __name__ == "__main__":

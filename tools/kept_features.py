@@ -1,0 +1,54 @@
+"""What features cost that were kept at the iterate before, not at the latent itself: python -m tools.kept_features
+
+With eps(x_t, t') or a fixed point on it, the evaluation for a level is made at the latent of the level before (or at
+the last but one iterate). Kept, its features save the edit's passes for the guidance, but are not those of these.
+Prints, as means over bundled guidance pictures, how far the edit's latent and picture are from the edit with passes of
+its own. At eps(x_t, t) they are the same to the bit; the first row shows that.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import minipnp
+from minipnp.guidance import Inversion
+from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tensor
+from minipnp.pnp import PnP, plug_and_play
+
+BUNDLED = Path(__file__).parent.parent / "weights" / "bundled"
+PROMPT = "a flat icon of a cow on a blue background"
+WAYS = {
+    "eps(x_t, t), 50 steps": Inversion(50, "current", checks=0),
+    **{f"eps(x_t, t'), {n} steps": Inversion(n, "next", checks=0) for n in (50, 100, 250, 999)},
+    **{f"fixed point on it, 50 steps, {n}": Inversion(50, "next", n, checks=0) for n in (1, 2, 3)},
+}
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=3, help="how many of the bundled guidance pictures (default 3)")
+    images = find_images(BUNDLED / "examples")[: parser.parse_args().images]
+    sd = minipnp.load(BUNDLED)
+    text, null = sd.embed(PROMPT), sd.embed("")
+    print(f"| inversion, features kept | latent, relative error | picture, PSNR in dB ({len(images)} pictures) |")
+    print("|---|---:|---:|")
+    for name, how in WAYS.items():
+        errors, likenesses = [], []
+        for path in images:
+            picture = to_tensor(fit(read_image(path), sd.size, sd.multiple))
+            edits = []
+            for keep in (PnP(), None):
+                G = minipnp.guidance_from_picture(sd, picture, how=how, keep=keep)
+                *_, (_, x) = plug_and_play(sd.unet, G, [text], null)
+                edits.append(x)
+            kept, own = edits
+            errors.append(((kept - own).norm() / own.norm()).item())
+            likenesses.append(psnr(*(to_image(sd.decode(x)) for x in edits)))
+        error, likeness = (sum(values) / len(values) for values in (errors, likenesses))
+        print(f"| {name} | {error:.1e} | {likeness:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
