@@ -26,7 +26,7 @@ def compile_blocks(network: nn.Module, **options) -> None:
     Blocks, not the whole network: the slots stay plain Python between them, and equal blocks share one compilation.
     Without CUDA graphs: a graph's next run overwrites what the last one gave, and features are kept.
     """
-    limits = torch._dynamo.config  # beyond them a shape is not compiled; there is one for each resolution, width and batch
+    limits = torch._dynamo.config  # of shapes that are compiled; each resolution, width and batch is one
     limits.recompile_limit = limits.accumulated_recompile_limit = 1024
     for module in network.modules():
         if isinstance(module, ResBlock | Transformer):

@@ -630,7 +630,8 @@ def test_interrupted_nothing_is_left(here, when, capsys, monkeypatch):
 
 def test_ctrl_c(here):
     command = [sys.executable, "-m", "minipnp", "translate", "--model=bundled", "--device=cpu"]
-    with subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True) as process:
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs do not hear it
+    with subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         while "evaluations" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
