@@ -50,7 +50,7 @@ class Inversion:
 
     steps: int = 50
     at: str = "current"
-    iterations: int = 0
+    iterations: int = 1
     resample: int = 0
     checks: int = 5
 

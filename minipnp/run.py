@@ -58,11 +58,11 @@ class Settings:
         if codebase == "minipnp":
             return cls()
         if codebase == "pnp-diffusers":
-            return cls(inversion=Inversion(steps=999, at="next"))
+            return cls(inversion=Inversion(steps=999, at="next", iterations=0))
         scale, alpha = (7.5, 0.75) if generated else (10.0, 1.0)
         return cls(
             PnP(inclusive=True, scale=scale, alpha=alpha, alpha_schedule="linear"),
-            Inversion(steps=999, at="current", resample=999),
+            Inversion(steps=999, at="current", iterations=0, resample=999),
             square=True, vae_sampled=True, both=True, source_is_negative=True,
         )  # fmt: skip
 

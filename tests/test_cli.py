@@ -295,11 +295,11 @@ def test_like_plug_and_play_is_the_other_column():
     for s in (real, generated):
         assert (s.pnp.injected_steps(0.8), s.pnp.injected_steps(0.5)) == (41, 26)
         assert s.pnp.alpha_schedule == "linear" and s.inversion.at == "current"
-        assert (s.inversion.steps, s.inversion.resample) == (999, 999)
+        assert (s.inversion.steps, s.inversion.iterations, s.inversion.resample) == (999, 0, 999)
         assert s.square and s.vae_sampled and s.both and s.source_is_negative
     theirs, own = Settings.like("pnp-diffusers", False), Settings.like("minipnp", False)
     assert theirs == Settings.like("pnp-diffusers", True) and own == Settings.like("minipnp", True) == Settings()
-    assert (theirs.inversion.steps, theirs.inversion.at, theirs.inversion.resample) == (999, "next", 0)
+    assert theirs.inversion == Inversion(steps=999, at="next", iterations=0, resample=0)
     assert replace(theirs, inversion=own.inversion) == own  # nothing else is different
 
 
@@ -342,7 +342,7 @@ def test_like_plug_and_play_runs_and_options_win(here, calls):
 def test_each_option_reaches_what_it_is_for(here, calls):
     options = {
         "tau_f": 0.25, "tau_A": 0.75, "scale": 5.0, "alpha": 0.5, "alpha_schedule": "exp", "f_layers": "none",
-        "A_layers": "4,6", "inversion_steps": 4, "inversion_at": "next", "fixed_point": 1, "resample": 4,
+        "A_layers": "4,6", "inversion_steps": 4, "inversion_at": "next", "fixed_point": 2, "resample": 4,
         "square": True, "size": 32, "random_start": 9,
     }  # fmt: skip
     flags = [f"--{name.lower().replace('_', '-')}={value}" for name, value in options.items() if value is not True]
@@ -350,7 +350,7 @@ def test_each_option_reaches_what_it_is_for(here, calls):
     assert options.items() <= written("o/translation.png").items()
     assert written("o/translation.png")["negative"] == "blue"
     guidance, translation = calls["guidance_from_picture"], calls["translate"]
-    assert guidance["edit_steps"] == 2 and guidance["how"] == Inversion(4, "next", iterations=1, resample=4)
+    assert guidance["edit_steps"] == 2 and guidance["how"] == Inversion(4, "next", iterations=2, resample=4)
     assert guidance["picture"].shape == (1, 3, 32, 32) and guidance["vae_seed"] is None
     assert (translation["negative"], translation["random_start"]) == ("blue", 9)
     assert translation["settings"] == PnP(2, 0.25, 0.75, 5.0, 0.5, "exp", f_layers=(), A_layers=decoder(4, 6))

@@ -146,21 +146,21 @@ class CountingNetwork:
 
 def test_the_inversion_ends_where_the_edit_begins():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="next", checks=0))
+    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="next", iterations=0, checks=0))
     assert len(unet.calls) == 981 and max(unet.calls) == 981
     assert sorted(G.latents) == timesteps(50)[::-1] and G.x_T is G.latents[981] and not G.resampled
 
 
 def test_the_residual_is_checked_at_a_few_steps():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 10, Inversion(steps=100, at="next", checks=5))
+    G = guidance_from_latent(unet, X, NULL, 10, Inversion(steps=100, at="next", iterations=0, checks=5))
     assert len(G.residuals) == 5 and len(unet.calls) == 91 + 5
     assert all(0 < r < 0.1 for r in G.residuals.values())
 
 
 def test_levels_that_the_inversion_has_not_are_resampled():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 30, Inversion(steps=50, at="next", checks=0))
+    G = guidance_from_latent(unet, X, NULL, 30, Inversion(steps=50, at="next", iterations=0, checks=0))
     assert G.resampled and sorted(G.latents) == timesteps(30)[::-1]
     assert max(unet.calls) == 961  # the inversion's level nearest to 958, where the edit begins
     assert G.latents[958] is G.x_T
@@ -168,7 +168,9 @@ def test_levels_that_the_inversion_has_not_are_resampled():
 
 def test_resampling_starts_from_the_last_level_of_the_inversion():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="current", resample=999, checks=0))
+    G = guidance_from_latent(
+        unet, X, NULL, 50, Inversion(steps=999, at="current", resample=999, iterations=0, checks=0)
+    )
     assert len(unet.calls) == 999 + 999 and G.resampled
     assert not torch.equal(G.x_T, G.latents[981])
     with pytest.raises(InputError, match="misses levels"):

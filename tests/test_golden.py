@@ -26,7 +26,7 @@ def test_pnp_diffusers_at_every_step(golden_unet, golden, name, steps):
     null = d["embed.empty"]
     with torch.no_grad():
         inverted = dict(invert(lambda x, t: golden_unet(x, t, null), d["z0"], timesteps(steps)))
-        G = guidance_from_latent(golden_unet, d["z0"], null, 10, Inversion(steps=steps, at="next"))
+        G = guidance_from_latent(golden_unet, d["z0"], null, 10, Inversion(steps=steps, at="next", iterations=0))
     assert sorted(inverted) == d["inv.timesteps"].tolist()
     stored = {int(t): d[f"inv.latent.{i}"] for i, t in enumerate(d["inv.timesteps"]) if f"inv.latent.{i}" in d}
     assert max(relative(inverted[t], x) for t, x in stored.items()) <= TOLERANCE
@@ -44,7 +44,7 @@ def test_pnp_diffusers_without_injection_and_reconstruction(golden_unet, golden,
     d = golden(f"pnp_diffusers_{name}")
     null = d["embed.empty"]
     with torch.no_grad():
-        G = guidance_from_latent(golden_unet, d["z0"], null, 10, Inversion(steps=10, at="next"))
+        G = guidance_from_latent(golden_unet, d["z0"], null, 10, Inversion(steps=10, at="next", iterations=0))
         *_, (_, recon) = sample(lambda x, t: golden_unet(x, t, null), G.x_T, timesteps(10))
     off = PnP(steps=10, tau_f=0, tau_A=0)
     *_, (_, x) = plug_and_play(golden_unet, G, [d["embed.target"]], null, d["embed.negative"], off)
@@ -118,7 +118,7 @@ def real(golden_unet, golden):
     """999 inversion steps that take ε at the current latent; the source resampled in 10 and in 100 steps."""
     d = golden("plug_and_play")
     with torch.no_grad():
-        how = Inversion(steps=999, at="current", resample=10, checks=0)
+        how = Inversion(steps=999, at="current", resample=10, iterations=0, checks=0)
         real = guidance_from_latent(golden_unet, d["real.z0"], d["embed.empty"], 10, how)
         eps = lambda x, t: golden_unet(x, t, d["embed.empty"])  # noqa: E731
         kept = {100: real.x_T}  # the same inversion, not computed twice

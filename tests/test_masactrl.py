@@ -222,7 +222,7 @@ def test_masks_keep_the_background_closer_to_the_source(sd, name):
     assert 0.3 < background.float().mean() < 0.8
     x_0, null, text = sd.encode(picture), sd.embed(""), sd.embed(target)
     with torch.no_grad():
-        G = guidance_from_latent(sd.unet, x_0, null, 10, Inversion(steps=10, checks=0))
+        G = guidance_from_latent(sd.unet, x_0, null, 10, Inversion(steps=10, at="next", iterations=0, checks=0))
     G = replace(G, texts=sd.embed("", source))
     words = positions(sd.tokenizer, source, source_word), positions(sd.tokenizer, target, target_word)
     # In the bundled model, of all shares, words are found at 1/2; 0.3 is the threshold that suits it.

@@ -34,7 +34,9 @@ def last(steps):
 def case(golden_unet, inputs):
     """A guidance of 16 × 24 cells on the random network, 4 steps; a mask of two blocks, one in a corner."""
     with torch.no_grad():
-        G = guidance_from_latent(golden_unet, inputs["x"], inputs["null"], 4, Inversion(steps=4, checks=0))
+        G = guidance_from_latent(
+            golden_unet, inputs["x"], inputs["null"], 4, Inversion(steps=4, iterations=0, checks=0)
+        )
     mask = torch.zeros(1, 1, 16, 24)
     mask[..., 4:12, 8:20] = mask[..., :3, :2] = 1.0
     return G, inputs["text"], inputs["null"], mask
@@ -188,7 +190,9 @@ def guitar(sd, width):
 
 def guidance(sd, picture, steps=10):
     with torch.no_grad():
-        return guidance_from_latent(sd.unet, sd.encode(picture), sd.embed(""), steps, Inversion(steps=steps, checks=0))
+        return guidance_from_latent(
+            sd.unet, sd.encode(picture), sd.embed(""), steps, Inversion(steps=steps, at="next", iterations=0, checks=0)
+        )
 
 
 def psnr(sd, x, x_0, where):

@@ -550,7 +550,9 @@ def inverted(sd):
     caption = "a flat icon of a cow on a blue background"
     x_0 = drawn(sd, caption, seed=1, steps=10).x_0
     with torch.no_grad():
-        G = guidance_from_latent(sd.unet, x_0, sd.embed(caption), 10, Inversion(steps=20, checks=0))
+        G = guidance_from_latent(
+            sd.unet, x_0, sd.embed(caption), 10, Inversion(steps=20, at="next", iterations=0, checks=0)
+        )
     assert torch.equal(G.x_0, x_0) and not G.resampled
     return G, caption
 

@@ -130,7 +130,9 @@ def test_inversion_as_the_authors_code(golden_unet, d, monkeypatch):
 def test_inversion_here_has_all_steps(golden_unet, inputs, at):
     """Without the losses it is the ordinary inversion, with them each ε is regularised; latents are not square."""
     G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], 5, replace(PLAIN, at=at))
-    plain = guidance_from_latent(golden_unet, inputs["x"], inputs["text"], 5, Inversion(steps=5, at=at, checks=0))
+    plain = guidance_from_latent(
+        golden_unet, inputs["x"], inputs["text"], 5, Inversion(steps=5, at=at, iterations=0, checks=0)
+    )
     assert sorted(G.latents) == sorted(plain.latents) == timesteps(5)[::-1]
     assert all(torch.equal(G.latents[t], x) for t, x in plain.latents.items()) and torch.equal(G.x_T, plain.x_T)
     assert not G.resampled and torch.equal(G.texts, inputs["text"]) and torch.equal(G.x_0, inputs["x"])

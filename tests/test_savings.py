@@ -26,11 +26,11 @@ from minipnp.unet import UNet
 ROOT = Path(__file__).resolve().parents[1]
 EDIT = PnP(steps=5, tau_f=0.8, tau_A=0.4)
 OPTIONS = {  # under which kept features are those of the edit's own passes
-    "at the latents": Inversion(steps=5, at="current"),
-    "with checks": Inversion(steps=5, at="current", checks=0),
+    "at the latents": Inversion(steps=5, at="current", iterations=0),
+    "with checks": Inversion(steps=5, at="current", iterations=0, checks=0),
     "fixed point": Inversion(steps=5, at="current", iterations=1),
-    "more levels": Inversion(steps=10, at="current"),
-    "resampled": Inversion(steps=10, at="next", resample=5),
+    "more levels": Inversion(steps=10, at="current", iterations=0),
+    "resampled": Inversion(steps=10, at="next", iterations=0, resample=5),
 }
 
 
@@ -74,7 +74,7 @@ def test_kept_features_make_the_same_picture_to_the_bit(golden_unet, inputs, gui
 
 
 def test_with_kept_features_the_edit_has_no_pass_of_its_own_for_the_guidance(golden_unet, inputs, guide, calls):
-    how = Inversion(steps=5, at="current", checks=0)
+    how = Inversion(steps=5, at="current", iterations=0, checks=0)
     keeping, inversion = guide(how, EDIT.taps()), len(calls)
     assert inversion == 5 + 1  # five steps, and the last level
     edited(golden_unet, inputs, keeping)
@@ -85,7 +85,7 @@ def test_with_kept_features_the_edit_has_no_pass_of_its_own_for_the_guidance(gol
 
 
 def test_checks_of_the_inversion_cost_nothing_but_the_last(guide, calls):
-    G = guide(Inversion(steps=5, at="current", checks=5))
+    G = guide(Inversion(steps=5, at="current", iterations=0, checks=5))
     assert len(G.residuals) == 5 and len(calls) == 5 + 1
 
 
@@ -93,7 +93,7 @@ def test_features_kept_at_the_iterate_before_are_near(golden_unet, inputs, guide
     """eps(x_t, t') belongs to t', but to the latent before: not equal, and the nearer the finer the inversion."""
     distance = []
     for steps in (10, 100):
-        how = Inversion(steps=steps, at="next", checks=0)
+        how = Inversion(steps=steps, at="next", iterations=0, checks=0)
         exact, near = edited(golden_unet, inputs, guide(how)), edited(golden_unet, inputs, guide(how, EDIT.taps()))
         distance.append(relative(near, exact))
     assert 0 < distance[1] < distance[0] / 3  # ten times finer
@@ -101,7 +101,7 @@ def test_features_kept_at_the_iterate_before_are_near(golden_unet, inputs, guide
 
 def test_what_was_not_kept_is_computed(golden_unet, inputs, guide):
     """Features for other thresholds or layers: those that are there are used, the edit is the same as without."""
-    how = Inversion(steps=5, at="current", checks=0)
+    how = Inversion(steps=5, at="current", iterations=0, checks=0)
     for s in (replace(EDIT, tau_A=0.8), replace(EDIT, f_layers=decoder(3, 4)), replace(EDIT, tau_f=0.2, tau_A=0.0)):
         assert torch.equal(
             edited(golden_unet, inputs, guide(how, EDIT.taps()), s), edited(golden_unet, inputs, guide(how), s)
@@ -123,7 +123,7 @@ def test_features_are_the_same_wherever_they_are_kept(golden_unet, inputs, guide
     room = {"device": [2**40], "memory": [0, 2**40], "disk": [0, 0]}[place]
     monkeypatch.setattr(kept, "memory", lambda device: room.pop(0) if len(room) > 1 else room[0])
     store = Kept(torch.device("cpu"), levels=4)
-    how = Inversion(steps=5, at="current", checks=0)
+    how = Inversion(steps=5, at="current", iterations=0, checks=0)
     G = guide(how, EDIT.taps(), store)
     assert store.place == place and G.features is store and len(store) == 4
     assert torch.equal(edited(golden_unet, inputs, G), edited(golden_unet, inputs, guide(how)))
@@ -225,7 +225,7 @@ def test_blocks_compile_whole_with_their_slots(golden_unet, inputs):
 
 def _guidance(unet, inputs):
     with torch.no_grad():
-        return guidance_from_latent(unet, inputs["x"], inputs["null"], 5, Inversion(steps=5, checks=0))
+        return guidance_from_latent(unet, inputs["x"], inputs["null"], 5, Inversion(steps=5, iterations=0, checks=0))
 
 
 # ---- low memory ----

@@ -99,7 +99,9 @@ def test_sdedit_settings_that_mean_nothing(wrong):
 @pytest.fixture(scope="module")
 def G(sd, x_0):
     with torch.no_grad():
-        return guidance_from_latent(sd.unet, x_0, sd.embed(SOURCE), STEPS, Inversion(steps=STEPS, checks=0))
+        return guidance_from_latent(
+            sd.unet, x_0, sd.embed(SOURCE), STEPS, Inversion(steps=STEPS, at="next", iterations=0, checks=0)
+        )
 
 
 def swapped(sd, G, prompt, scale):

@@ -20,7 +20,7 @@ from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tens
 BUNDLED = Path(__file__).parent.parent / "weights" / "bundled"
 PROMPT, OTHER = "a flat icon of a cow on a blue background", "a glossy icon of a dog on a green background"
 HERE, EDIT = minipnp.Inversion(), minipnp.PnP()
-NEXT, CURRENT = minipnp.Inversion(999, "next"), minipnp.Inversion(999, "current")
+NEXT, CURRENT = minipnp.Inversion(999, "next", 0), minipnp.Inversion(999, "current", 0)
 RESAMPLED = replace(CURRENT, resample=999)
 
 # what is changed: (inversion, edit, seed of the VAE's sample, prompt)

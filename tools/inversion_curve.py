@@ -81,7 +81,7 @@ def table(values: dict[Setting, dict[str, dict[str, float]]]) -> list[str]:
 
 
 def paired(a: dict[str, float], b: dict[str, float]) -> report.Interval:
-    return report.interval([(picture, a[picture] - b[picture]) for picture in a.keys() & b.keys()])
+    return report.interval([(picture, a[picture] - b[picture]) for picture in a if picture in b])
 
 
 def plot(values: dict[Setting, dict[str, dict[str, float]]], path: Path) -> None:
