@@ -38,7 +38,7 @@ test-full: .venv/.test ## all tests
 	@$(PY) -m pytest -m ""
 
 bench: .venv/.test ## time an edit, the authors' way and ours, side by side (half an hour without a GPU)
-	@$(PY) -m tools.bench $(ARGS)
+	@$(PY) -m tools.bench
 
 bench-smoke: .venv/.test ## the same code on a small network
 	@$(PY) -m tools.bench --smoke

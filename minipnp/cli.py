@@ -1,4 +1,4 @@
-"""The command line: `python -m minipnp translate | sample | compare | weights`. Its options, and how it ends.
+"""The command line: `python -m minipnp COMMAND`. Each command's options, and how a run ends.
 
 commands.py does the work. It needs torch, so it is imported when the options are known to be right.
 """

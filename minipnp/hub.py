@@ -73,7 +73,7 @@ def fetch(
     room = shutil.disk_usage(disk).free + sum(part.stat().st_size for part in parts.values() if part.exists())
     if room < total:
         raise InputError(f"{folder}: {total / 1e9:.2f} GB needed, but its disk has {room / 1e9:.2f} GB; make room")
-    with _one_line(repo, f"put its {', '.join(missing)} into {folder} by hand; the bundled model needs no download"):
+    with one_line(repo, f"put its {', '.join(missing)} into {folder} by hand; the bundled model needs no download"):
         for name, part in parts.items():
             _download(repo, name, part, *files[name])
             try:
@@ -148,7 +148,7 @@ def _snapshot(repo: str, half: bool) -> Path:
         return Path(hf.snapshot_download(repo, allow_patterns=wanted, **options))
 
     first, second = (".fp16", "") if half else ("", ".fp16")
-    with _one_line(repo, "give a file or folder that exists; the bundled model needs no download"):
+    with one_line(repo, "give a file or folder that exists; the bundled model needs no download"):
         try:
             if is_model(folder := get([], local_files_only=True)):
                 return folder
@@ -164,7 +164,7 @@ def _snapshot(repo: str, half: bool) -> Path:
 
 
 @contextmanager
-def _one_line(repo: str, instead: str) -> Iterator[None]:
+def one_line(repo: str, instead: str) -> Iterator[None]:
     from huggingface_hub import constants, errors
 
     try:

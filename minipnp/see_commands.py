@@ -14,7 +14,7 @@ from minipnp.images import find_images, fit, read_image, to_image, to_tensor
 from minipnp.pipeline import guidance_from_picture
 from minipnp.run import Log, Settings, decoder_layers, record, save
 from minipnp.see import attention, cluster, collect, figures, match, show, spair
-from minipnp.see.injection import FIG_5, injections
+from minipnp.see.injection import FIG_5, every, injections
 from minipnp.see.pictures import Job, gather, whole
 from minipnp.slots import Layer, decoder
 
@@ -249,7 +249,9 @@ def injection(given: dict, argv: list[str]) -> int:
         sd.tokenizer(prompts[0], negative or "")
         picture = fit(guidance, s.size or sd.size, sd.multiple, s.square)
         with log.clock("inversion"):
-            G = guidance_from_picture(sd, to_tensor(picture), s.pnp.steps, s.inversion, progress=log.progress)
+            G = guidance_from_picture(
+                sd, to_tensor(picture), s.pnp.steps, s.inversion, None, log.progress, every(s.pnp) if s.keeps else None
+            )
         against = None if negative is None else sd.embed(negative)
         noise = sd.noise(*G.x_T.shape[2:], seed)
         with log.clock("translations"):

@@ -56,7 +56,7 @@ def find(network: Published, folder: Path | None = None) -> Path:
     import huggingface_hub as hf
 
     instead = f"give --measures FOLDER with {network.file} in it, {INSTEAD}"
-    with hub._one_line(f"{network.what}, {network.source}", instead):
+    with hub.one_line(f"{network.what}, {network.source}", instead):
         try:
             path = Path(hf.hf_hub_download(network.source, network.remote, local_files_only=True))
         except hf.errors.LocalEntryNotFoundError:

@@ -9,7 +9,7 @@ from torch import Tensor
 from minipnp.ddim import guided, pairs, step, timesteps
 from minipnp.guidance import Guidance
 from minipnp.pnp import PnP, guidance_features
-from minipnp.slots import Features, Layer, decoder
+from minipnp.slots import Layer, decoder
 from minipnp.unet import UNet
 
 ALL_A = decoder(4, 5, 6, 7, 8, 9, 10, 11)
@@ -46,19 +46,18 @@ def injections(
     As `plug_and_play`, with the variants in the place of several texts. The layers are theirs, all else is that of s.
     Yields (level, latents [number of variants, 4, h, w]) after each step.
     """
-    every = {name: tuple(sorted({layer for v in variants for layer in getattr(v, name)})) for name in ("f", "A")}
-    union = replace(s, f_layers=every["f"], A_layers=every["A"])
-    alphas = s.alphas()
+    union, alphas = every(s, variants), s.alphas()
     x = [noise if v.random else G.x_T for v in variants]
     for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
         source = guidance_features(unet, G, i, t, union)
         for j, v in enumerate(variants):
-            z = guided(unet, x[j], t, text, null, s.scale, negative, alphas[i], only(source, v))
+            injected = source.only(replace(s, f_layers=v.f, A_layers=v.A).tap(i))
+            z = guided(unet, x[j], t, text, null, s.scale, negative, alphas[i], injected)
             x[j] = step(x[j], z, t, t_prev)
         yield t_prev, torch.cat(x)
 
 
-def only(source: Features, v: Variant) -> Features:
-    """Of the features of a step, those of the variant's layers."""
-    f = {layer: x for layer, x in source.f.items() if layer in v.f}
-    return Features(f, {layer: a for layer, a in source.A.items() if layer in v.A})
+def every(s: PnP, variants: Sequence[Variant] = FIG_5) -> PnP:
+    """The settings with all layers of all variants: what is worth keeping of the guidance."""
+    f, A = {layer for v in variants for layer in v.f}, {layer for v in variants for layer in v.A}
+    return replace(s, f_layers=tuple(sorted(f)), A_layers=tuple(sorted(A)))

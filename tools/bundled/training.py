@@ -1,7 +1,7 @@
 """The loop that trains a network: AdamW, warm-up and cosine decay, a running average of the weights, checkpoints.
 
-Under torchrun each process has its part of every batch, on a thread of its own, and gradients are averaged: two
-processes on a CPU learn more in an hour than two threads, where networks are as small as these.
+Under torchrun each process has its part of every batch, and gradients are averaged: meant for a CPU, where networks as
+small as these leave a second thread idle.
 
 A batch follows from (seed, step), so a checkpoint of weights, optimiser and step is all that a run is: broken off and
 taken up again, it goes on with the same numbers (on one machine; CUDA adds in no fixed order, so there nearly).
