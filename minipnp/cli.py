@@ -20,6 +20,14 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (`{self.prog} --help` lists the options)")
 
 
+class Version(argparse.Action):
+    def __call__(self, *_):
+        from minipnp import __version__
+
+        print(__version__)
+        sys.exit(0)
+
+
 class Default:
     """The value of an option that is not given. The core has it; it is looked up there only when help shows it."""
 
@@ -30,6 +38,20 @@ class Default:
         from minipnp.commands import DEFAULTS
 
         return str(DEFAULTS[self.command][self.name])
+
+
+class MethodDefault(Default):
+    """That of an option which only some of the methods have."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __str__(self) -> str:
+        from minipnp.editing import METHODS
+
+        values = {method: m.options[self.name] for method, m in METHODS.items() if self.name in m.options}
+        said = [f"{value:g} with {method}" for method, value in values.items()]
+        return said[0].split(" ")[0] if len(set(values.values())) == 1 else ", ".join(said)
 
 
 def number(text: str) -> float:
@@ -84,6 +106,7 @@ def parser() -> Parser:
     top = Parser(
         prog="minipnp", description="Plug-and-Play Diffusion Features: a picture's layout, a text's appearance."
     )
+    top.add_argument("--version", action=Version, nargs=0, help="print it, and leave")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     translate_options(command(commands, "translate", "make pictures that keep a picture's layout and follow a text"))
     sample_options(command(commands, "sample", "make pictures from text alone"))
@@ -94,6 +117,8 @@ def parser() -> Parser:
     correspond_options(command(commands, "correspond", "find places of one picture in another; PCK of annotated pairs"))
     segment_options(command(commands, "segment", "show parts of pictures"))
     injection_options(command(commands, "injection", "show what injecting f and A does, as the paper's Fig. 5"))
+    words = command(commands, "words", "list what prompts for a small model may say")
+    words.add_argument("--model", help="bundled, or a folder (default: as for translate)")
     weights = command(
         commands, "weights", "fetch Stable Diffusion 1.5 into weights/sd15; size and licence are said first"
     )
@@ -129,15 +154,15 @@ def translate_options(here: Parser) -> None:
         "--out", help="a folder, or NAME.png for one translation (default: out/IMAGE'S NAME)", metavar="PATH"
     )
     what.add_argument("--source", help="generate the guidance from this text, without --image", metavar="TEXT")
-    option(what, "--source-scale", "guidance scale of that", type=number)
+    option(what, "--source-scale", "guidance scale of that; 7.5 with the other methods", type=number)
     option(what, "--seed", "seed of that", type=seed)
-    what.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    what.add_argument("--size", help="short side in pixels (default: the model's own)", type=count)
     what.add_argument("--square", help="crop the centre to a square, as the paper does", action=ON_OR_OFF, default=None)
 
     pnp = here.add_argument_group("Plug-and-Play")
     like_option(pnp)
     kept_options(pnp)
-    option(pnp, "--scale", "guidance scale w of Eq. (5)", type=number)
+    option(pnp, "--scale", "guidance scale w of Eq. (5); 5 with ddim and pix2pix-zero", type=number)
     option(pnp, "--alpha", "weight of the empty against the negative prompt, Eq. (6)", type=number)
     option(pnp, "--alpha-schedule", "its course", metavar="{constant,linear,exp}")
     pnp.add_argument("--random-start", help="ablation: start from noise of this seed, not from the guidance's",
@@ -159,7 +184,7 @@ def invert_options(here: Parser) -> None:
     here.add_argument("--out", help="a name in .safetensors (default: out/IMAGE'S NAME.safetensors)", metavar="PATH")
     here.add_argument("--features", help="keep features too: larger, and the edit needs no passes for them",
                       action="store_true", default=None)  # fmt: skip
-    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=count)
     here.add_argument("--square", help="crop the centre to a square", action=ON_OR_OFF, default=None)
     option(here, "--seed", "of the VAE's sample, with --like plug-and-play", type=seed)
     like_option(here)
@@ -188,7 +213,7 @@ def kept_options(group) -> None:
 def inversion_options(group) -> None:
     option = partial(setting, "translate", group)
     option("--inversion-steps", "1 to 999", type=int)
-    option("--inversion-at", "the level that eps is taken at", metavar="{next,current}")
+    option("--inversion-at", "the level that eps is taken at", metavar="{next,current,last}")
     option("--fixed-point", "iterations of the implicit equation", type=int, metavar="N")
 
 
@@ -224,6 +249,10 @@ METHOD_OPTIONS = (  # flag, name in editing.py, methods, help, how it is read
     ("--start-layer", "start_layer", "masactrl", "from which of the 16 self-attentions on", {"type": int}),
 )  # fmt: skip
 REPEATED = ("--weight", "--share", "--blend", "--spare")
+WITH_DEFAULTS = (
+    "threshold strength cross_replace self_replace blend_threshold blend_start lambda_ac lambda_kl gain start_step "
+    "start_layer"
+).split()
 
 
 def method_options(here: Parser) -> None:
@@ -234,6 +263,9 @@ def method_options(here: Parser) -> None:
     for flag, name, methods, help, how in METHOD_OPTIONS:
         how = how if how.keys() & {"choices", "action"} else {"metavar": "X"} | how
         how |= {"action": "append"} if flag in REPEATED else {}
+        if name in WITH_DEFAULTS:
+            how |= {"default": MethodDefault(name)}
+            help += " (default: %(default)s)"
         other.add_argument(flag, dest=name, help=f"{methods}: {help}", **how)
 
 
@@ -247,7 +279,7 @@ def compare_options(here: Parser) -> None:
     here.add_argument("--blend-threshold", help="of Prompt-to-Prompt's local blend", type=number, metavar="X")
     here.add_argument("--out", help="a folder, or NAME.png (default: out/IMAGE'S NAME-compare)", metavar="PATH")
     here.add_argument("--seed", help="of SDEdit's noise", type=seed)
-    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=count)
     here.add_argument("--square", help="crop the centre to a square", action=ON_OR_OFF, default=None)
     inversion_options(here)
     model_options(here)
@@ -269,7 +301,7 @@ def evaluate_options(here: Parser) -> None:
     here.add_argument("--measures", help="a folder with the weights of CLIP, DINO, SqueezeNet, instead of the hub",
                       metavar="FOLDER")  # fmt: skip
     here.add_argument("--steps", help="of every method, 1 to 999 (default: each method's own)", type=int)
-    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=count)
     inversion_options(here)
     model_options(here)
 
@@ -284,8 +316,8 @@ def sample_options(here: Parser) -> None:
     option("--seed", "seed of the noise", type=seed)
     option("--steps", "1 to 999", type=int)
     option("--scale", "guidance scale", type=number)
-    here.add_argument("--width", help="in pixels (default: the model's own)", type=int)
-    here.add_argument("--height", help="in pixels (default: the model's own)", type=int)
+    here.add_argument("--width", help="in pixels (default: the model's own)", type=count)
+    here.add_argument("--height", help="in pixels (default: the model's own)", type=count)
     model_options(here)
 
 
@@ -298,7 +330,7 @@ def seen_options(here: Parser, pictures: str, prompt: str) -> None:
                       action="store_true", default=None)  # fmt: skip
     here.add_argument("--steps", help="of inverting and of generating, 1 to 999 (default: 50)", type=int, metavar="N")
     here.add_argument("--seed", help="of the noise; each picture has one more than the last (default: 0)", type=seed)
-    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=count)
     here.add_argument("--out", help="a folder, or NAME.png for one picture (default: out/IMG-COMMAND)", metavar="PATH")
 
 
@@ -359,7 +391,7 @@ def injection_options(here: Parser) -> None:
     option("--tau-f", "share of the steps in which f is injected", type=number)
     option("--tau-a", "share of the steps in which A is", dest="tau_A", type=number)
     option("--scale", "guidance scale w of Eq. (5)", type=number)
-    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=int)
+    here.add_argument("--size", help="short side in pixels (default: the model's own)", type=count)
     here.add_argument("--square", help="crop the centre to a square", action=ON_OR_OFF, default=None)
     here.add_argument("--out", help="a folder, or NAME.png (default: out/IMG-injection)", metavar="PATH")
     inversion_options(here)

@@ -17,6 +17,7 @@ from minipnp.errors import InputError
 from minipnp.guidance import Guidance
 from minipnp.guidance_file import check_guidance, open_guidance, save_guidance
 from minipnp.images import find_images, fit, psnr, read_image, side_by_side, to_image, to_tensor
+from minipnp.known_words import FILE, KnownWords
 from minipnp.loading import pick_device, pick_dtype
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, draw, guidance_from_picture, guidance_from_prompt, reconstruct
@@ -64,8 +65,9 @@ class Job:
     @property
     def due(self) -> dict[str, int]:
         due = self.s.evaluations(
-            self.source is not None and not self.paths, len(self.prompts), self.negative is not None, self.reconstruct
-        )
+            self.source is not None and not self.paths, len(self.prompts), self.negative is not None, self.reconstruct,
+            None if self.made is None else self.made["features"],
+        )  # fmt: skip
         return due if self.guidance is None else {k: n for k, n in due.items() if k not in ("inversion", "resampling")}
 
 
@@ -200,14 +202,18 @@ def translate_one(
 
 def inverted(path: Path, sd: StableDiffusion, s: Settings, log: Log, keep: bool) -> tuple[Guidance, Image, dict]:
     """The guidance of a picture; the picture as it was taken; and what the records say of it."""
-    made = {"picture": path.name, "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     picture = fit(read_image(path), s.size or sd.size, sd.multiple, s.square)
     vae_seed = s.seed if s.vae_sampled else None
     with log.clock("inversion"):
         G = guidance_from_picture(
             sd, to_tensor(picture), s.pnp.steps, s.inversion, vae_seed, log.progress, s.pnp if keep else None
         )
-    return G, picture, made
+    return G, picture, picture_of(path)
+
+
+def picture_of(path: Path) -> dict:
+    """What the records say of a picture."""
+    return {"picture": path.name, "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def invert(given: dict, argv: list[str]) -> int:
@@ -220,22 +226,25 @@ def invert(given: dict, argv: list[str]) -> int:
     s = Settings.like(like, generated=False).with_options(given)
     s.inversion.schedule(s.pnp.steps)
     out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors").expanduser()
-    if out.suffix != ".safetensors":
+    if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"--out {str(out)!r}: give a name in .safetensors")
+    check_out(out.parent, many=True)
     if "seed" in given and not s.vae_sampled:
         log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
     read_image(path)
     with log.warnings_as_notes():
         sd, model = load(given, log)
         check_sides(sd, s.size or sd.size, s.size or sd.size)
-        log.expect({k: n for k, n in s.evaluations(False, 0, False, False).items() if k != "translation"})
+        due = s.evaluations(False, 0, False, False, features)
+        log.expect({phase: n for phase, n in due.items() if phase != "translation"})
         if features and not s.keeps:
             log.note("features kept with --inversion-at next are those of the step before: near, not equal")
+        if not features and s.inversion.at == "last" and not s.inversion.schedule(s.pnp.steps)[1]:
+            log.note("a translation in one go keeps features of the iterate before: without --features near, not equal")
         G, _, made = inverted(path, sd, s, log, features)
         options = {name: value for name, value in s.options().items() if name in SETTLED and name != "size"}
-        about = {"guidance": made, "like": like, "options": options}
-        save_guidance(out, G, about | {"features": bool(G.features)} | model)
-        print(out)
+        about = {"guidance": made, "like": like, "options": options, "features": bool(G.features)} | model
+        print(save_guidance(out, G, about))
     return 0
 
 
@@ -291,16 +300,37 @@ def weights(given: dict, argv: list[str]) -> int:
     return 0
 
 
-def load(given: dict, log: Log) -> tuple[StableDiffusion, dict]:
-    """The model, said and timed; and what decides its pictures, for the records."""
-    device = pick_device(given.get("device"))
-    dtype = pick_dtype(given.get("dtype"), device)
+def words(given: dict, argv: list[str]) -> int:
+    """What a model's prompts may say."""
+    path, _ = model_of(given)
+    print(KnownWords.of(path) or f"{path} has no {FILE}: say anything, in English")
+    return 0
+
+
+def model_of(given: dict, half: bool = False) -> tuple[Path, str]:
+    """→ its place, and why this one, where --model does not say it. half: see `hub.resolve`."""
     name, why = given.get("model"), ""
     if name is None:
         there = hub.is_model(hub.WEIGHTS / "sd15")
         name, why = ("sd15", " as it is there") if there else ("bundled", " as SD-1.5 is not there: see `make weights`")
-    path = hub.resolve(name, half=dtype == torch.float16)
+    return hub.resolve(name, half=half), why
+
+
+def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:
+    prompts = given.get("prompt") or []
+    known = KnownWords.of(path)
+    for text in [*([prompts] if isinstance(prompts, str) else prompts), given.get("source") or ""]:
+        if known and text.strip() and not known.any_in(text):
+            log.note(f"{path.name} knows no word of {text!r}: `python -m minipnp words` lists what its prompts may say")
+
+
+def load(given: dict, log: Log) -> tuple[StableDiffusion, dict]:
+    """The model, said and timed; and what decides its pictures, for the records."""
+    device = pick_device(given.get("device"))
+    dtype = pick_dtype(given.get("dtype"), device)
+    path, why = model_of(given, half=dtype == torch.float16)
     log.say(f"model: {path}{why}; on {device} in {str(dtype).removeprefix('torch.')}")
+    warn_of_unknown_words(path, given, log)
     with log.clock("load"):
         options = {"vae": given.get("vae"), "prediction": given.get("prediction_type"), "ema": given.get("ema")}
         fast = {name: given.get(name, False) for name in ("low_memory", "compile")}

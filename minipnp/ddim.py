@@ -55,21 +55,29 @@ def sample(eps: Eps, x: Tensor, levels: list[int]) -> Iterator[tuple[int, Tensor
         yield t_prev, x
 
 
+def check_at(at: str, iterations: int) -> None:
+    if at not in ("next", "current") and not (at == "last" and iterations):
+        raise InputError(f"inversion takes eps at 'next' or 'current', or with an iteration at 'last', not {at!r}")
+
+
 def invert(
     eps: Eps, x: Tensor, levels: list[int], at: str = "next", iterations: int = 0
 ) -> Iterator[tuple[int, Tensor]]:
     """From the clean x up through `levels` (noisiest first, as for `sample`); yields (level, latent) after each step.
 
     The exact inverse of a sampling step from t' to t needs ε(x', t') at the point x' that is sought. `at` says where it
-    is taken instead: "next": ε(x, t'), as pnp-diffusers does; "current": ε(x, t), as plug-and-play does.
-    Each of the `iterations` then puts the x' found so far into the implicit equation x' = step(x, ε(x', t')).
+    is taken instead: "next": ε(x, t'), as pnp-diffusers does; "current": ε(x, t), as plug-and-play does; "last": the
+    one before it, near x at t, which costs nothing but needs an iteration. Each of the `iterations` then puts the x'
+    found so far into the implicit equation x' = step(x, ε(x', t')).
     """
-    if at not in ("next", "current"):
-        raise InputError(f"inversion takes eps at 'next' or 'current', not {at!r}")
+    check_at(at, iterations)
     for t_next, t in reversed(pairs(levels)):
-        x_next = step(x, eps(x, t_next if at == "next" else t), t, t_next)
+        if at != "last" or t == CLEAN:
+            e = eps(x, t if at == "current" else t_next)
+        x_next = step(x, e, t, t_next)
         for _ in range(iterations):
-            x_next = step(x, eps(x_next, t_next), t, t_next)
+            e = eps(x_next, t_next)
+            x_next = step(x, e, t, t_next)
         x = x_next
         yield t_next, x
 

@@ -8,12 +8,14 @@ from PIL.Image import Image
 from torch.nn import functional as F
 
 from minipnp import hub
-from minipnp.commands import load, sheet, slug, stem, where
-from minipnp.editing import METHODS, Original, edit
+from minipnp.commands import load, picture_of, sheet, slug, stem, where
+from minipnp.editing import METHODS, SOURCE_SCALE, Original, edit
 from minipnp.errors import InputError
-from minipnp.guidance import Inversion
 from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tensor
-from minipnp.run import Log, record, save
+from minipnp.methods.sdedit import STRENGTHS
+from minipnp.model import StableDiffusion
+from minipnp.pipeline import check_sides
+from minipnp.run import INVERSION, Log, inversion_of, record, save
 
 GENERAL = (
     "image prompt negative out source source_scale seed size square inversion_steps inversion_at fixed_point "
@@ -26,26 +28,24 @@ EXAMPLE = {  # of the bundled pictures
     "word": "cat=tiger",
     "blend_threshold": 0.7,  # its cross-attention is flatter than SD-1.5's, for which 0.3 is made
 }
-STRENGTHS = (0.25, 0.5, 0.75)
 
 
-def original(given: dict, sd, log: Log) -> tuple[Original, Image, dict]:
-    """What is edited, as a picture too, and what the records say of it."""
-    how = {"steps": "inversion_steps", "at": "inversion_at", "iterations": "fixed_point"}
-    inversion = Inversion(**{field: given[name] for field, name in how.items() if name in given})
+def original(given: dict, sd: StableDiffusion, log: Log, keep: bool) -> tuple[Original, Image, dict]:
+    """What is edited, as a picture too, and what the records say of it. keep: see `Original`."""
     source, seed, size = given.get("source", ""), given.get("seed", 0), given.get("size") or sd.size
-    options = {"inversion": inversion, "progress": log.progress}
-    if "source_scale" in given:
-        options["source_scale"] = given["source_scale"]
+    check_sides(sd, size, size)
     about = {"source": source, "seed": seed}
     if given.get("image") is None:
-        if size % sd.multiple:
-            raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
-        o = Original(sd, None, source, seed, (size, size), **options)
-        return o, to_image(sd.decode(o.x_0(given.get("steps", 50)))), about
-    picture = fit(read_image(given["image"]), size, sd.multiple, given.get("square", False))
-    o = Original(sd, sd.encode(to_tensor(picture)), source, seed, **options)
-    return o, picture, about | {"picture": Path(given["image"]).name}
+        scale = given.get("source_scale", SOURCE_SCALE)
+        o = Original(sd, None, source, seed, (size, size), source_scale=scale, progress=log.progress)
+        picture = to_image(sd.decode(o.x_0(given.get("steps", 50))))
+        return o, picture, about | {"source_scale": scale, "pixels": list(picture.size)}
+    path, square, how = Path(given["image"]), given.get("square", False), inversion_of(given)
+    picture = fit(read_image(path), size, sd.multiple, square)
+    o = Original(sd, sd.encode(to_tensor(picture)), source, seed, inversion=how, progress=log.progress, square=square,
+                 keep=keep)  # fmt: skip
+    about |= {option: getattr(how, field) for option, field in INVERSION.items()}
+    return o, picture, about | picture_of(path) | {"square": square, "pixels": list(picture.size)}
 
 
 def translate_by(name: str, given: dict, argv: list[str]) -> int:
@@ -59,14 +59,15 @@ def translate_by(name: str, given: dict, argv: list[str]) -> int:
         raise InputError(f"--method {name} needs a picture: give --image, or --source to generate one")
     if not prompts:
         raise InputError("no --prompt: say what to make of the picture")
-    if given.get("image") is not None and len(find_images(given["image"])) > 1:
+    refuse_unused(name, given)
+    if given.get("image") is not None and (Path(given["image"]).is_dir() or not find_images(given["image"])):
         raise InputError(f"--method {name} takes one picture at a time: give a file for --image")
     log = Log(given.get("quiet", False))
     at = f"{stem(Path(given['image'])) if 'image' in given else slug(given['source'])}-{name}"
     out = where(given, at, many=len(prompts) > 1)
     with log.warnings_as_notes():
         sd, model = load(given, log)
-        o, picture, about = original(given, sd, log)
+        o, picture, about = original(given, sd, log, keep=name == "masked-pnp")
         cells, files = [("source", picture)], {}
         settings = about | {"method": name, "negative": given.get("negative"), "options": METHODS[name].options | own}
         for i, prompt in enumerate(prompts, 1):
@@ -83,6 +84,22 @@ def translate_by(name: str, given: dict, argv: list[str]) -> int:
     return 0
 
 
+def refuse_unused(name: str, given: dict) -> None:
+    """Raises InputError for an option that would change nothing."""
+    generated = given.get("image") is None
+    unused = [*("inversion_steps", "inversion_at", "fixed_point"), "square"] if generated else ["source_scale"]
+    unused += ["inversion_steps", "inversion_at", "fixed_point"] if name in ("sdedit", "pix2pix-zero") else []
+    for option in unused:
+        if option in given:
+            what = "the picture is generated here" if generated else "the picture is an --image here"
+            why = f"{name} does not invert in that way" if option.startswith(("inv", "fix")) and not generated else what
+            raise InputError(f"--{option.replace('_', '-')} changes nothing, {why}: leave it out")
+    if name == "pix2pix-zero" and given.keys() & {"change", "direction_file"} and len(given["prompt"]) > 1:
+        raise InputError("with --change or --direction pix2pix-zero makes one picture, whatever the prompt: give one")
+    if "direction_file" in given and "save_direction_to" in given:
+        raise InputError("--direction is a saved one already: leave out --save-direction")
+
+
 def compare(given: dict, argv: list[str]) -> int:
     """All methods on one picture: a labelled sheet and a table. Without --image, the bundled example."""
     if given.get("image") is None:
@@ -96,18 +113,23 @@ def compare(given: dict, argv: list[str]) -> int:
     out = where(given, stem(Path(given["image"])) + "-compare", many=False)
     with log.warnings_as_notes():
         sd, model = load(given, log)
-        o, picture, about = original(given, sd, log)
+        o, picture, about = original(given, sd, log, keep=True)
         round_trip = to_image(sd.decode(o.x_0(50)))
         if word is None:
             log.note("without --word masked-pnp is left out, and MasaCtrl is without masks")
         rows, cells = [], [("source", picture), ("VAE round trip", round_trip)]
         for name, options, label in runs(word, given.get("blend_threshold")):
             began = time.perf_counter()
-            made = to_image(edit(name, o, prompt, given.get("negative"), options, log.progress))
+            try:
+                made = to_image(edit(name, o, prompt, given.get("negative"), options, log.progress))
+            except InputError as error:
+                log.note(f"{label} is left out: {error}")
+                continue
             seconds = time.perf_counter() - began
             rows.append((label, f"{seconds:.1f}", f"{psnr(made, picture):.1f}", f"{edges(made, picture):.2f}"))
             cells.append((label, made))
-        settings = about | {"prompts": [prompt], "word": word} | model
+        chosen = {name: given.get(name) for name in ("negative", "blend_threshold")}
+        settings = about | chosen | {"prompts": [prompt], "word": word} | model
         grid = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         table = as_table(("method", "seconds", "PSNR", "edges"), rows)
         for line in table.splitlines():

@@ -2,20 +2,20 @@
 
 import json
 import os
-import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from minipnp.commands import load
 from minipnp.errors import InputError
-from minipnp.guidance import Inversion
 from minipnp.images import write_text_atomic
 from minipnp.loading import pick_device
 from minipnp.measure import benchmarks, metrics, records, report
-from minipnp.measure.evaluation import RECONSTRUCTION, Plan, evaluate
+from minipnp.measure.evaluation import RECONSTRUCTION, Plan, check, evaluate
 from minipnp.measure.runs import RUNS
-from minipnp.run import Log, check_out, record
+from minipnp.run import Log, check_out, inversion_of, record
 
 
 def evaluate_command(given: dict, argv: list[str]) -> int:
@@ -27,9 +27,9 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
     check_out(out, many=True)
     for bad in benchmark.bad:
         log.write(f"minipnp: error: {bad}; skipped")
-    how = {"steps": "inversion_steps", "at": "inversion_at", "iterations": "fixed_point"}
-    inversion = Inversion(checks=0, **{field: given[name] for field, name in how.items() if name in given})
+    inversion = inversion_of(given, checks=0)
     methods = tuple(dict.fromkeys(given.get("methods") or (*RUNS, RECONSTRUCTION)))
+    check(methods, given.get("steps"))
     if "device" not in given and torch.cuda.is_available() and parts > 1:
         given["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     with log.warnings_as_notes():
@@ -46,6 +46,16 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
         return finish(plan, out, log, argv)
 
 
+def decisive(argv: list[str]) -> Iterator[str]:
+    """The arguments without those that decide no result: --quiet, --pictures; --out and --device and their values."""
+    rest = iter(argv)
+    for argument in rest:
+        if argument in ("--out", "--device"):
+            next(rest, None)
+        elif argument not in ("--quiet", "--pictures") and not argument.startswith(("--out=", "--device=")):
+            yield argument
+
+
 def finish(plan: Plan, out: Path, log: Log, argv: list[str]) -> int:
     """The table and the plot, by whichever process finds all done."""
     known, _ = records.read(out / "records")
@@ -53,8 +63,7 @@ def finish(plan: Plan, out: Path, log: Log, argv: list[str]) -> int:
     if missing:
         log.say(f"{missing} results are missing: those of the other processes; the last one makes the table")
         return 0
-    command = re.sub(r" --(out|device|quiet|pictures)(?:[ =](?!-)\S+|(?= |$))", "", " ".join(["minipnp", *argv]))
-    text = report.markdown(plan, known, command)
+    text = report.markdown(plan, known, shlex.join(["minipnp", *decisive(argv)]))
     settings = {"benchmark": plan.benchmark.name, "methods": plan.methods, "metrics": list(plan.metrics.measures),
                 "networks": plan.metrics.weights} | plan.about  # fmt: skip
     made = [out / "results.md", out / "results.png", out / "run.json"]

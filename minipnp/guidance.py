@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from minipnp.ddim import CLEAN, guided, invert, pairs, residual, sample, timesteps
+from minipnp.ddim import CLEAN, check_at, guided, invert, pairs, residual, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.slots import Features, Tap
 from minipnp.unet import UNet
@@ -56,8 +56,7 @@ class Inversion:
 
     def __post_init__(self):
         timesteps(self.steps)
-        if self.at not in ("next", "current"):
-            raise InputError(f"inversion takes eps at 'next' or 'current', not {self.at!r}")
+        check_at(self.at, self.iterations)
         if min(self.iterations, self.resample, self.checks) < 0:
             raise InputError("the inversion's iterations, resampling steps and checks cannot be less than 0")
 
@@ -86,7 +85,7 @@ def guidance_from_latent(
 
     keep: what to keep by level (`PnP.taps`), in `features`, from the passes that are made anyway. Where ε is taken at
     "current", or the source is resampled, these passes are at x^G_t itself, and the edit needs none of its own; else
-    they are at the iterate before it, and what is kept is near to that.
+    they are at the iterate before it, and what is kept is near to that: at "last" nearest.
     """
     edit, (up, down) = timesteps(edit_steps), how.schedule(edit_steps)
     start, features = up[0], {} if features is None else features
@@ -103,11 +102,12 @@ def guidance_from_latent(
         return last[2]
 
     checked = set(up[:: -(-len(up) // how.checks)]) if how.checks else set()
+    measured = eps if how.at == "current" else lambda x, t: unet(x, t, null)  # no check decides what is kept
     x, latents, residuals = x_0, {}, {}
     steps = progress(invert(eps, x_0, up, how.at, how.iterations), len(up), "inversion")
     for (_, x_next), (t_next, t) in zip(steps, reversed(pairs(up)), strict=True):
         if t_next in checked:
-            residuals[t_next] = residual(eps, x, x_next, t, t_next)
+            residuals[t_next] = residual(measured, x, x_next, t, t_next)
         if t_next in edit or t_next == start:
             latents[t_next] = x_next
         x = x_next

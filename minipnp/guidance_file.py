@@ -5,12 +5,15 @@ Its metadata hold, as JSON, what made it: weights, picture, size, schedule.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
@@ -19,21 +22,41 @@ from minipnp.kept import flat, unflat
 from minipnp.slots import Features
 
 FORMAT = "minipnp guidance 1"
+MADE = {"like", "options", "guidance", "features", "weights_sha256", "prediction", "dtype"}
 
 
-def save_guidance(path: Path, G: Guidance, made: dict) -> None:
-    """made: what made it, as JSON can hold it. The file is whole, or not there. Raises InputError."""
+def save_guidance(path: Path, G: Guidance, made: dict) -> Path:
+    """made: what made it, as JSON can hold it. The file is whole, or not there. Raises InputError.
+
+    → its place: where another guidance or something else has that one, the next free name, horse-2 after horse.
+    """
+    made = json.loads(json.dumps(made))
+    names = (path if n == 1 else path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
+    path = next(name for name in names if not os.path.lexists(name) or _made(name) == made)
     tensors = {"x_0": G.x_0, "x_T": G.x_T, "texts": G.texts} | {f"x.{t}": x for t, x in G.latents.items()}
-    for t, features in G.features.items():
-        tensors |= {f"features.{t}.{name}": x for name, x in flat(features).items()}
+    tensors = {name: _on_cpu(x) for name, x in tensors.items()}
+    for t, features in G.features.items():  # one level at a time: the device may not hold all
+        tensors |= {f"features.{t}.{name}": _on_cpu(x) for name, x in flat(features).items()}
     about = {"format": FORMAT, "residuals": G.residuals, "resampled": G.resampled, "made": made}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
-            kept = {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
-            save_file(kept, temporary, metadata={"minipnp": json.dumps(about)})
+            save_file(tensors, temporary, metadata={"minipnp": json.dumps(about)})
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    return path
+
+
+def _made(path: Path) -> dict | None:
+    try:
+        return open_guidance(path, torch.device("cpu"))[1]
+    except InputError:
+        return None
+
+
+def _on_cpu(x: Tensor) -> Tensor:
+    """A tensor of its own, as the file wants it."""
+    return x.cpu().clone(memory_format=torch.contiguous_format)
 
 
 def open_guidance(path: Path, device: torch.device) -> tuple[Guidance, dict]:
@@ -44,7 +67,7 @@ def open_guidance(path: Path, device: torch.device) -> tuple[Guidance, dict]:
     try:
         file = safe_open(path, framework="pt", device=str(device))
         about = json.loads((file.metadata() or {})["minipnp"])
-        if about["format"] != FORMAT:
+        if about["format"] != FORMAT or not about["made"].keys() >= MADE:
             raise KeyError
         latents = {int(name[2:]): file.get_tensor(name) for name in file.keys() if name.startswith("x.")}
         single = {name: file.get_tensor(name) for name in ("x_0", "x_T", "texts")}

@@ -8,9 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from minipnp.errors import InputError
 from minipnp.slots import Attn, Features, Layer, Part
 
 
@@ -31,7 +33,10 @@ class Kept(MutableMapping[int, Features]):
             self._choose(sum(x.nbytes for x in tensors.values()) * self.levels)
         if self.place == "disk":
             self._there[t] = self._folder / f"{t}.safetensors"
-            save_file({name: x.contiguous() for name, x in tensors.items()}, self._there[t])
+            try:
+                save_file({name: x.contiguous() for name, x in tensors.items()}, self._there[t])
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{self._folder}: no room for the guidance's features ({error}); set TMPDIR") from None
         elif self.place == "memory":
             self._there[t] = unflat({name: x.cpu() for name, x in tensors.items()})
         else:

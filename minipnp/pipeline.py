@@ -16,6 +16,11 @@ from minipnp.model import StableDiffusion
 from minipnp.pnp import PnP, plug_and_play
 
 
+def keeps_features(how: Inversion, edit_steps: int) -> bool:
+    """Whether the passes that are made for the guidance are those that the edit needs, or as good, so it makes none."""
+    return how.at != "next" or bool(how.schedule(edit_steps)[1])
+
+
 @torch.no_grad()
 def guidance_from_picture(
     sd: StableDiffusion, picture: Tensor, edit_steps: int = 50, how: Inversion = Inversion(),

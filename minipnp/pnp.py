@@ -21,11 +21,11 @@ from minipnp.unet import ATTENTIONS, UNet
 
 @dataclass(frozen=True)
 class PnP:
-    """The settings of an edit. The defaults are those of pnp-diffusers.
+    """The settings of an edit in 1 to 999 steps. The defaults are those of pnp-diffusers.
 
-    tau_f, tau_A: shares of the steps, counted from the noisiest, in which f and A are injected; inclusive: one step
-    more each, as plug-and-play counts. scale: w of Eq. (5). alpha, alpha_schedule: Eq. (6); alpha 0 puts the negative
-    prompt in the place of the empty one.
+    tau_f, tau_A: shares of the steps, 0 to 1, counted from the noisiest, in which f of the ResBlocks in f_layers and A
+    of A_layers are injected; inclusive: one step more each, as plug-and-play counts. scale: w of Eq. (5). alpha,
+    alpha_schedule: Eq. (6); of 0 to 1, 0 puts the negative prompt in the place of the empty one.
     """
 
     steps: int = 50

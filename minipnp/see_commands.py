@@ -11,7 +11,7 @@ from minipnp.ddim import timesteps
 from minipnp.edit_commands import as_table
 from minipnp.errors import InputError
 from minipnp.images import find_images, fit, read_image, to_image, to_tensor
-from minipnp.pipeline import guidance_from_picture
+from minipnp.pipeline import check_sides, guidance_from_picture
 from minipnp.run import Log, Settings, decoder_layers, record, save
 from minipnp.see import attention, cluster, collect, figures, match, show, spair
 from minipnp.see.injection import FIG_5, every, injections
@@ -154,11 +154,11 @@ def pck(given: dict, argv: list[str]) -> int:
     files = spair.pair_files(folder, split, given.get("limit"))
     job = Job([], [], [], given.get("noised", False), **{n: given[n] for n in ("steps", "seed", "size") if n in given})
     wanted = one_layer(given, of)
-    if not job.noise:
-        collect.levels([t], job.steps)
+    collect.check_range([t]) if job.noise else collect.levels([t], job.steps)
     out = where(given, slug(folder.name) + "-pck", many=False)
     with log.warnings_as_notes():
         sd, model = load(given, log)
+        check_sides(sd, job.size or sd.size, job.size or sd.size)
 
         def look(path: Path, category: str, number: int) -> spair.Looked:
             original = read_image(path)

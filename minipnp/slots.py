@@ -85,13 +85,11 @@ class Features(NamedTuple):
                 return x
             return torch.stack([x[i] for i in index])  # x[index] would make the GPU wait for the index
 
-        def pick_all(attns: Mapping[Layer, Attn]) -> dict[Layer, Attn]:
-            return {
-                layer: Attn(pick(a.q), pick(a.k), pick(a.v), pick(a.map), a.edit, pick(a.mask))
-                for layer, a in attns.items()
-            }
+        def slot(a: "Attn | Callable") -> "Attn | Callable":  # what a function returns is for the rows of its pass
+            return a if callable(a) else Attn(pick(a.q), pick(a.k), pick(a.v), pick(a.map), a.edit, pick(a.mask))
 
-        return Features({layer: pick(f) for layer, f in self.f.items()}, pick_all(self.A), pick_all(self.M))
+        parts = zip((pick, slot, slot), self, strict=True)
+        return Features(*({layer: take(x) for layer, x in part.items()} for take, part in parts))
 
     def only(self, tap: "Tap") -> "Features | None":
         """Of f, q and k, what this tap asks for; None where not all of it is here."""

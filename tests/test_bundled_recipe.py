@@ -1,6 +1,7 @@
 """The recipe of the bundled model, in small: icons drawn here, networks of a few channels, a few steps of each."""
 
 import base64
+import copy
 import hashlib
 import io
 import json
@@ -59,8 +60,8 @@ def data(tmp_path_factory):
     np.savez_compressed(
         folder / "icons-64.npz",
         rgba=np.stack([shape(concept, style) for style, concept in pairs]),
-        style=np.array([STYLE_WORDS.index(style) for style, _ in pairs], np.int16),
-        concept=np.array([CONCEPT_WORDS.index(concept) for _, concept in pairs], np.int16),
+        style=np.array([style for style, _ in pairs]),
+        concept=np.array([concept for _, concept in pairs]),
     )
     captions.main(["--data", str(folder)])
     sets = [fetch.licence_of(name, {"info": INFO}) for name in fetch.SETS]
@@ -127,7 +128,7 @@ TOGETHER = """
 import sys, torch
 from pathlib import Path
 from tools.bundled.training import Clock, Plan, Team, train
-team, samples, minutes = Team(), int(sys.argv[2]), float(sys.argv[3])
+team, samples, minutes = Team(together=2), int(sys.argv[2]), float(sys.argv[3])
 torch.manual_seed(0)
 net = torch.nn.Linear(3, 1)
 
@@ -140,23 +141,45 @@ train("net", net, {}, loss, Plan(batch=8, lr=0.1, samples=samples), Path(sys.arg
 """
 
 
-def test_two_processes_learn_what_one_does_and_stop_at_one_step(tmp_path):
+def apart(plan: training.Plan, steps: int, parts: int = 2) -> torch.nn.Module:
+    """What TOGETHER does, in one process: two networks with a part each; every second step, and at last, their mean."""
+    torch.manual_seed(0)
+    nets = [torch.nn.Linear(3, 1)]
+    nets += [copy.deepcopy(nets[0]) for _ in range(parts - 1)]
+    optimizers = [torch.optim.AdamW(training._groups(net), lr=plan.lr, betas=(0.9, 0.99)) for net in nets]
+    for step in range(steps):
+        for part, (net, optimizer) in enumerate(zip(nets, optimizers, strict=True)):
+            for group in optimizer.param_groups:
+                group["lr"] = plan.lr_at(step, steps)
+            x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))[part::parts]
+            optimizer.zero_grad()
+            (net(x) - x.sum(dim=1, keepdim=True)).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), plan.clip)
+            optimizer.step()
+        if step % 2 or step == steps - 1:
+            for weights in zip(*(net.parameters() for net in nets), strict=True):
+                mean = torch.stack([w.data for w in weights]).mean(dim=0)
+                for w in weights:
+                    w.data.copy_(mean)
+    return nets[0]
+
+
+def test_two_processes_go_on_from_their_mean_and_stop_at_one_step(tmp_path):
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(train_unet.__file__).parents[2])}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
-    def run(work, samples, minutes, *launched):
-        command = [*(launched or [sys.executable]), str(script), str(tmp_path / work), str(samples), str(minutes)]
+    def run(work, samples, minutes):
+        command = [*launch, str(script), str(tmp_path / work), str(samples), str(minutes)]
         subprocess.run(command, check=True, env=env, timeout=120, capture_output=True)
         return training.need(tmp_path / work, "net")
 
-    one, two = run("one", 40, 1), run("two", 40, 1, *launch)
-    assert one.step == two.step == 5
-    for name, value in one.networks.items():  # a mean of two means, in another order: float32 roundings
+    two, alone = run("two", 40, 1), apart(training.Plan(batch=8, lr=0.1), 5)
+    assert two.step == 5 and len(two.losses) == 5
+    for name, value in alone.state_dict().items():  # the fused optimiser adds in another order: float32 roundings
         torch.testing.assert_close(two.networks[name], value, rtol=1e-5, atol=1e-6)
-    assert two.losses == pytest.approx(one.losses, rel=1e-5)
-    assert run("late", 10**9, 0.1, *launch).step < 10**8  # the time of the second only was over
+    assert run("late", 10**9, 0.1).step < 10**8  # the time of the second only was over
 
 
 def test_one_command_runs_all_steps_and_stops_in_time(data, tmp_path, monkeypatch, capsys):
@@ -282,7 +305,7 @@ def test_the_lists_of_the_evaluation_are_what_they_promise():
         assert (style != pair.target.style) == (pair.kind != "concept")
         assert pair.guidance.colour != pair.target.colour
     assert {said.concept for said in lists["samples"]} == set(TRAINED_CONCEPTS)
-    assert len(HELD_OUT_CONCEPTS) * 10 == len(CONCEPTS) and set(HELD_OUT_CONCEPTS) <= set(CONCEPT_WORDS)
+    assert len(HELD_OUT_CONCEPTS) * 10 >= len(CONCEPTS) and set(HELD_OUT_CONCEPTS) <= set(CONCEPT_WORDS)
 
 
 def test_masks_of_simple_pictures():
@@ -354,7 +377,7 @@ def test_the_exported_model_loads_as_any_other(exported, trained):
     for name, x in sd.unet.state_dict().items():
         assert torch.equal(x, average[f"unet.{name}"].half().float()), name
     words = json.loads((exported / "words.json").read_text())
-    assert len(words["concepts"]) == 144 and HELD_OUT_STYLE not in words["styles"] and "teal" in words["colours"]
+    assert len(words["concepts"]) == 88 and HELD_OUT_STYLE not in words["styles"] and "teal" in words["colours"]
     table = (exported / "LICENCES.md").read_text()
     assert all(f"`@iconify-json/{name}` {version}" in table for name, version in fetch.SETS.items())
     assert all(f"| {word} |" in table for word in STYLES.values())

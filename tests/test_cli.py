@@ -19,7 +19,9 @@ from PIL import Image
 import minipnp
 from minipnp import commands, hub, run
 from minipnp.cli import main
+from minipnp.errors import InputError
 from minipnp.guidance import Inversion
+from minipnp.known_words import KnownWords
 from minipnp.pnp import PnP
 from minipnp.run import Log, Settings
 from minipnp.slots import decoder
@@ -205,7 +207,10 @@ def kept(here):
     return "--guidance=horse.safetensors"
 
 
-@pytest.mark.parametrize("how", [["--features"], [], ["--like=plug-and-play", "--resample=2", "--seed=3"]])
+@pytest.mark.parametrize(
+    "how",
+    [["--features"], [], ["--like=plug-and-play", "--resample=2", "--seed=3"], ["--features", "--inversion-at=last"]],
+)
 def test_a_guidance_from_a_file_makes_the_same_bytes(here, how, monkeypatch, capsys):
     like, settled = [o for o in how if "like" in o], [o for o in how if o != "--features"]
     assert main(["translate", *QUICK, *settled, f"--image={HORSE}", COW, "--out=direct"]) == 0
@@ -217,6 +222,22 @@ def test_a_guidance_from_a_file_makes_the_same_bytes(here, how, monkeypatch, cap
     assert main(["translate", *quick, *like, "--guidance=g/horse.safetensors", COW, "--out=o"]) == 0
     assert files("o")["translation.png"] == files("direct")["translation.png"]
     assert passes == ([2, 2] if "--features" in how else [1, 2, 1, 2] if like else [1, 2, 2])
+
+
+@pytest.mark.parametrize("features", [["--features"], []])
+def test_evaluations_from_a_file_are_counted_right(here, features, monkeypatch, capsys):
+    passes, tap = [], UNet.tap
+    monkeypatch.setattr(UNet, "tap", lambda net, x, t, c, *a, **k: passes.append(len(c)) or tap(net, x, t, c, *a, **k))
+    loud = [o for o in QUICK if o != "--quiet"]
+    for argv in (
+        ["invert", *loud, f"--image={HORSE}", "--out=h.safetensors", *features],
+        ["translate", *[o for o in loud if "steps" not in o], "--guidance=h.safetensors", COW, "--out=o"],
+    ):
+        passes.clear()
+        assert main(argv) == 0
+        assert int(re.search(r"([\d,]+) evaluations", capsys.readouterr().err)[1]) == sum(passes) - (
+            argv[0] == "invert" and not features  # the last check
+        )
 
 
 def test_a_guidance_file_can_be_used_with_other_settings_of_the_edit(here, kept):
@@ -268,6 +289,7 @@ def test_what_is_no_guidance_file_is_refused(here, kept, broken, capsys):
         ([], "no --image: give the picture to invert"),
         (["--image=nowhere.png"], "nowhere.png"),
         ([f"--image={HORSE}", "--out=x.png"], "--out 'x.png': give a name in .safetensors"),
+        ([f"--image={HORSE}", f"--out={ROOT}/Makefile/x.safetensors"], "is not a folder that can be written"),
         ([f"--image={HORSE}", "--steps=30", "--resample=7"], "resampling in 7 steps misses levels"),
     ],
 )
@@ -275,6 +297,14 @@ def test_invert_refuses_before_the_model_is_loaded(here, argv, says, capsys, mon
     monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("loaded"))
     assert main(["invert", *argv]) == 2
     assert re.fullmatch(f"minipnp: error: .*{re.escape(says)}.*\n", capsys.readouterr().err)
+
+
+def test_invert_overwrites_nothing_else(here, kept, capsys):
+    before = Path("horse.safetensors").read_bytes()
+    again = ["invert", *QUICK, f"--image={HORSE}", "--out=horse.safetensors"]
+    assert main([*again, "--features"]) == 0 and sorted(os.listdir()) == ["horse.safetensors"]  # the same
+    assert main(again) == 0 and capsys.readouterr().out.split()[-1] == "horse-2.safetensors"
+    assert Path("horse.safetensors").read_bytes() == before
 
 
 def test_low_memory_and_compile_reach_the_loader(here, monkeypatch):
@@ -380,12 +410,14 @@ def test_help_has_the_defaults_of_the_core(capsys):
     [
         ([], 0),
         (["--inversion-at=next"], 2),
+        (["--inversion-at=last"], 2),
         (["--inversion-at=next", "--resample=2"], 2),
         (["--reconstruct", "--fixed-point=2"], 0),
         (["--inversion-steps=3", "--tau-f=0", "--prompt=b"], 1),  # resampled, from another level
         (["--negative=red", "--alpha=0.5", "--scale=1"], 0),
         (["--negative=red", "--alpha=0.5"], 0),
         (["--source=a horse"], 0),
+        (["--tau-f=0", "--tau-a=0"], 1),  # nothing is kept, so nothing needs the last level
     ],
 )
 def test_evaluations_are_counted_right(here, more, checks, monkeypatch, capsys):
@@ -426,6 +458,30 @@ def test_which_model_and_why(here, capsys, monkeypatch):
     assert f"model: {here}/weights/sd15 as it is there; on cpu in float32" in capsys.readouterr().err
     assert main(["translate"]) == 2
     assert re.fullmatch(r"minipnp: error: .*weights/bundled: not there.*\n", capsys.readouterr().err)
+
+
+def test_the_words_of_a_model(here, capsys):
+    assert main(["words", "--model=bundled"]) == 0
+    template, *lists = capsys.readouterr().out.splitlines()
+    said = json.loads((hub.WEIGHTS / "bundled/words.json").read_text())
+    assert template == said["template"] and lists[0] == f"STYLE: {', '.join(said['styles'])}"
+    listed = {word for line in lists for word in line.partition(": ")[2].split(", ")}
+    assert listed == {*said["styles"], *said["concepts"], *said["colours"]}
+    assert not listed & {said["held_out"]["style"], *said["held_out"]["concepts"]}
+    assert KnownWords.of(here) is None
+    (here / "words.json").write_text('{"template": "x"}')
+    with pytest.raises(InputError, match="words.json: not a list of words"):
+        KnownWords.of(here)
+
+
+def test_a_prompt_with_no_known_word_is_noted(here, capsys):
+    known = KnownWords.of(hub.WEIGHTS / "bundled")
+    assert known.any_in("A CAT!") and known.any_in("on a  BLUE\nground") and known.any_in("high contrast")
+    assert not any(map(known.any_in, ("", "cats", "a photo of a goldfish", "contrast", "blueish, concat")))
+    run = ["translate", *QUICK, f"--image={HORSE}", COW, "--prompt=a goldfish", "--out=o"]
+    assert main(run) == 0
+    (note,) = [n for n in json.loads(Path("o/run.json").read_text())["notes"] if "knows no word" in n]
+    assert "'a goldfish'" in note and "minipnp words" in note
 
 
 def test_warnings_are_notes_of_one_line_before_the_long_work(here, capsys):
@@ -486,6 +542,8 @@ BAD = [
     (["translate", I, COW, "--tau-f=nan"], "--tau-f"),
     (["translate", I, COW, "--scale=inf"], "--scale"),
     (["translate", I, COW, "--seed=-1"], "--seed"),
+    (["translate", I, COW, "--size=0"], "0 is not 1 or more"),
+    (["sample", COW, "--width=-64"], "-64 is not 1 or more"),
     (["translate", I, COW, "--random-start=18446744073709551616"], "--random-start"),
     (["translate", I, COW, "--alpha=2", "--negative=x"], "alpha = 2"),
     (["translate", I, COW, "--alpha-schedule=square", "--negative=x"], "constant, linear, exp"),
@@ -638,6 +696,12 @@ def test_ctrl_c(here):
         rest = process.stderr.read()
     assert process.returncode == 130 and rest.splitlines()[-1] == "minipnp: interrupted" and "Traceback" not in rest
     assert files(here) == {}
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"{minipnp.__version__}\n"
 
 
 def test_help_and_mistakes_in_options_do_not_wait_for_torch():

@@ -17,7 +17,7 @@ from minipnp.images import fit, read_image, to_tensor
 
 CAT = hub.WEIGHTS / "bundled/examples/cat-twemoji.png"
 SOURCE, PROMPT = "a twemoji icon of a cat on a blue background", "a twemoji icon of a tiger on a teal background"
-QUICK = ["--model=bundled", "--device=cpu", "--inversion-steps=2", "--quiet"]
+QUICK = ["--model=bundled", "--device=cpu", "--quiet"]
 WITH = {
     "masactrl": ["--word=cat=tiger", "--start-step=0"],
     "masked-pnp": ["--word=cat=tiger"],
@@ -41,6 +41,7 @@ def load_once():
 def translate(method, *options, image=CAT, prompt=PROMPT, source=SOURCE):
     given = [f"--image={image}"] if image else []
     given += [f"--source={source}"] if source else []
+    given += ["--inversion-steps=2"] if image and method not in ("sdedit", "pix2pix-zero") else []
     return main(["translate", f"--method={method}", f"--prompt={prompt}", *given, *QUICK, *options])
 
 
@@ -85,14 +86,23 @@ REFUSED = {
     "a strength of 2": (["sdedit", "--strength=2"], "give a share from 0 to 1"),
     "a step too late": (["masactrl", "--start-step=3"], "give a number from 0"),
     "a mask that is no picture": (["masked-pnp", "--mask=no.png"], "no.png"),
+    "a mask of another shape": (["masked-pnp", "--mask=wide.png"], "not of the picture's shape, 64x64"),
+    "a scale of no use": (["ddim", "--source-scale=3"], "--source-scale changes nothing"),
+    "an inversion of no use": (["sdedit", "--fixed-point=2"], "--fixed-point changes nothing, sdedit does not invert"),
+    "two prompts of no use": (["pix2pix-zero", "--change=cat=dog", "--prompt=b"], "makes one picture"),
+    "a direction that is there": (
+        ["pix2pix-zero", "--direction=a", "--save-direction=b"],
+        "leave out --save-direction",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_ends_in_one_line(here, capsys, case):
     (method, *options), said = REFUSED[case]
+    Image.new("L", (128, 64)).save("wide.png")
     prompt = next((o.removeprefix("--prompt=") for o in options if o.startswith("--prompt=")), PROMPT)
-    options = [o for o in options if not o.startswith("--prompt=")]
+    options = [o for o in options if not o.startswith("--prompt=")] + ["--prompt=c"] * (case == "two prompts of no use")
     assert translate(method, "--steps=2", "--out=o", *options, prompt=prompt) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("minipnp: error: ") and said in line
@@ -114,7 +124,7 @@ def test_a_direction_is_saved_and_gives_the_same_picture_again(here):
     assert (
         translate("pix2pix-zero", "--steps=2", "--out=a", "--change=cat=tiger", "--save-direction=d.safetensors") == 0
     )
-    assert load_file(here / "d.safetensors")["direction"].shape == (1, 77, 128)
+    assert load_file(here / "d.safetensors")["direction"].dim() == 3
     assert translate("pix2pix-zero", "--steps=2", "--out=b", "--direction=d.safetensors") == 0
     first, second = (read_image(here / folder / "pix2pix-zero.png") for folder in "ab")
     assert first.tobytes() == second.tobytes()  # their settings, in the files, differ
@@ -140,11 +150,46 @@ def test_an_inversion_is_made_once_for_all_methods(load_once, monkeypatch):
     sd = load_once(hub.WEIGHTS / "bundled", device="cpu")
     x_0 = sd.encode(to_tensor(fit(read_image(CAT), sd.size, sd.multiple)))
     o = Original(sd, x_0, SOURCE, inversion=minipnp.Inversion(steps=2))
-    assert o.guidance(2, o.null) is o.guidance(2, o.null)
-    assert o.guidance(2, o.null) is not o.guidance(2, o.text)
+    assert o.guidance(2) is o.guidance(2)
+    assert o.guidance(2) is not o.guidance(2, by_source=True)
     assert torch.equal(edit("ddim", o, PROMPT, options={"steps": 2}), edit("ddim", o, PROMPT, options={"steps": 2}))
     with pytest.raises(InputError, match="sdedit has no option tau_f"):
         edit("sdedit", o, PROMPT, options={"tau_f": 0.5})
+
+
+@pytest.mark.parametrize("method, options", [("pnp", {"steps": 4}), ("masked-pnp", {"steps": 4, "word": "cat=tiger"})])
+def test_features_kept_with_the_inversion_make_the_same_picture_to_the_bit(load_once, method, options):
+    sd = load_once(hub.WEIGHTS / "bundled", device="cpu")
+    x_0 = sd.encode(to_tensor(fit(read_image(CAT), sd.size, sd.multiple)))
+    how = minipnp.Inversion(steps=4)
+    keeping, plain = (Original(sd, x_0, SOURCE, inversion=how, keep=keep) for keep in (True, False))
+    assert torch.equal(edit(method, keeping, PROMPT, options=options), edit(method, plain, PROMPT, options=options))
+    assert len(keeping.guidance(4).features) == 3 and not plain.guidance(4).features
+
+
+def test_sdedit_of_a_generated_picture_does_not_begin_with_that_picture_s_own_noise(load_once, monkeypatch):
+    sd = load_once(hub.WEIGHTS / "bundled", device="cpu")
+    seeds, noise = [], type(sd).noise
+    monkeypatch.setattr(type(sd), "noise", lambda sd, h, w, seed: seeds.append(seed) or noise(sd, h, w, seed))
+    edit("sdedit", Original(sd, None, SOURCE, seed=5), PROMPT, options={"steps": 2})
+    assert seeds == [5, 6]
+
+
+def test_compare_leaves_out_what_a_method_cannot_do(here, capsys):
+    argv = [
+        "compare",
+        f"--image={CAT}",
+        f"--source={SOURCE}",
+        "--prompt=a tiger and its cub",
+        "--word=cat=tiger",
+        *QUICK,
+    ]
+    runs = [("p2p", {"steps": 2, "align": "swap"}, "swap"), ("sdedit", {"steps": 2}, "SDEdit")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edit_commands, "runs", lambda *_: runs)
+        assert main([*argv, "--inversion-steps=2", "--out=o"]) == 0
+    run = json.loads((here / "o/run.json").read_text())
+    assert len(run["table"]) == 3 and any(n.startswith("swap is left out: ") for n in run["notes"])
 
 
 def test_compare_makes_one_sheet_and_one_table(here, capsys, monkeypatch):
@@ -157,7 +202,7 @@ def test_compare_makes_one_sheet_and_one_table(here, capsys, monkeypatch):
     assert len(table) == 2 + len(quick) and all(label in "\n".join(table) for _, _, label in quick)
     width, height = Image.open(here / "o/compare.png").size
     assert width > 4 * 256 and height > 3 * 256
-    assert str(edit_commands.EXAMPLE["image"]) and "Prompt-to-Prompt" in capsys.readouterr().err
+    assert "Prompt-to-Prompt" in capsys.readouterr().err
 
 
 def test_edges_measure_layout():
@@ -172,6 +217,7 @@ def test_the_authors_forms_are_an_option(here, method):
     """Another picture, as prompts of unequal token counts and a shifted schedule must give."""
     for out, form in (("a", []), ("b", ["--as-published"])):
         prompt = "a twemoji icon of a sailboat on a teal background"
-        assert translate(method, "--steps=10", "--inversion-steps=10", f"--out={out}", *form, prompt=prompt) == 0
+        how = ["--inversion-steps=10"] if method == "p2p" else []
+        assert translate(method, "--steps=10", *how, f"--out={out}", *form, prompt=prompt) == 0
     first, second = (read_image(here / folder / f"{method}.png") for folder in "ab")
     assert first.tobytes() != second.tobytes()

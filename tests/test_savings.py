@@ -26,8 +26,8 @@ from minipnp.unet import UNet
 ROOT = Path(__file__).resolve().parents[1]
 EDIT = PnP(steps=5, tau_f=0.8, tau_A=0.4)
 OPTIONS = {  # under which kept features are those of the edit's own passes
-    "at the latents": Inversion(steps=5, at="current", iterations=0),
-    "with checks": Inversion(steps=5, at="current", iterations=0, checks=0),
+    "with checks": Inversion(steps=5, at="current", iterations=0),
+    "without checks": Inversion(steps=5, at="current", iterations=0, checks=0),
     "fixed point": Inversion(steps=5, at="current", iterations=1),
     "more levels": Inversion(steps=10, at="current", iterations=0),
     "resampled": Inversion(steps=10, at="next", iterations=0, resample=5),
@@ -87,6 +87,15 @@ def test_with_kept_features_the_edit_has_no_pass_of_its_own_for_the_guidance(gol
 def test_checks_of_the_inversion_cost_nothing_but_the_last(guide, calls):
     G = guide(Inversion(steps=5, at="current", iterations=0, checks=5))
     assert len(G.residuals) == 5 and len(calls) == 5 + 1
+
+
+@pytest.mark.parametrize("at, iterations", [("next", 0), ("last", 1)])
+def test_checks_do_not_decide_what_is_kept(guide, at, iterations):
+    with_checks, without = (guide(Inversion(5, at, iterations, checks=n), EDIT.taps()).features for n in (5, 0))
+    assert with_checks.keys() == without.keys()
+    for t, features in without.items():
+        assert all(torch.equal(f, with_checks[t].f[layer]) for layer, f in features.f.items())
+        assert all(torch.equal(a.q, with_checks[t].A[layer].q) for layer, a in features.A.items())
 
 
 def test_features_kept_at_the_iterate_before_are_near(golden_unet, inputs, guide):

@@ -101,7 +101,7 @@ def test_features_are_the_taps_at_x_t(sd):
     assert collect.cells(layer, seen) == (side, 2 * side)
     with torch.no_grad():
         _, tapped = sd.unet.tap(seen.x[300], 300, seen.text, Tap(f=[layer], q=[layer], k=[layer], A=[layer]))
-    f, q, k, A = (collect.features(sd, seen, 300, of, [layer])[layer] for of in collect.QUANTITIES)
+    f, q, k, A = (collect.features(sd, seen, 300, of, [layer])[layer] for of in "fqkA")
     assert f.shape[1:] == q.shape[1:] == (side, 2 * side) and torch.equal(f, tapped.f[layer][0])
     heads = len(tapped.A[layer].q[0])
     back = [rearrange(x, "(heads d) h w -> 1 heads (h w) d", heads=heads) for x in (q, k)]

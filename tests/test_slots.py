@@ -256,6 +256,15 @@ def test_rows_of_features_go_to_the_branches_they_are_for(golden_unet, inputs):
             assert relative(z[row : row + 1], alone) <= CLOSE
 
 
+def test_rows_leave_a_slot_that_is_a_function(golden_unet, inputs):
+    (L4,) = decoder(4)
+    own = Features(A={L4: lambda taken: Attn()})
+    assert own.rows([-1, 0]).A[L4] is own.A[L4]
+    x, texts = inputs["x"], torch.cat([inputs["null"], inputs["text"]])
+    with torch.no_grad():
+        assert torch.equal(golden_unet(x, 501, texts, own.rows([-1, 0])), golden_unet(x, 501, texts, own))
+
+
 # ---- the table ----
 
 

@@ -9,7 +9,7 @@ again.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from minipnp import hub
 from minipnp.cli import explain
 from minipnp.ddim import timesteps
-from minipnp.editing import Original
+from minipnp.editing import SOURCE_SCALE, Original
 from minipnp.errors import InputError
 from minipnp.guidance import Inversion
 from minipnp.images import fit, psnr, read_image, to_image, to_tensor, write_png
@@ -34,7 +34,12 @@ from minipnp.run import Log
 
 RECONSTRUCTION = "reconstruction"  # what the inversion lost: x_0 inverted and sampled again, against its decoding
 STEPS = 50
-SOURCE_SCALE = 7.5  # of generated guidance, where the list has none
+
+
+def check(methods: Iterable[str], steps: int | None) -> None:
+    timesteps(STEPS if steps is None else steps)
+    if unknown := [name for name in methods if name not in (*RUNS, RECONSTRUCTION)]:
+        raise InputError(f"--methods {' '.join(unknown)}: give some of {', '.join((*RUNS, RECONSTRUCTION))}")
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,7 @@ class Plan:
     size: int | None = None
 
     def __post_init__(self):
-        timesteps(STEPS if self.steps is None else self.steps)
-        if unknown := [name for name in self.methods if name not in (*RUNS, RECONSTRUCTION)]:
-            raise InputError(f"--methods {' '.join(unknown)}: give some of {', '.join((*RUNS, RECONSTRUCTION))}")
+        check(self.methods, self.steps)
 
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
@@ -87,7 +90,7 @@ class Plan:
             decides |= {
                 "texts": [pair.source, pair.prompt, pair.scale, pair.asked], "mask": pair.mask,
                 "run": [run.method, run.random_start, run.options_for(pair, self.steps)],
-                "metrics": list(self.metrics.measures), "networks": self.metrics.weights,
+                "metrics": sorted(self.metrics.measures), "networks": self.metrics.weights,
             }  # fmt: skip
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
@@ -155,12 +158,13 @@ def original(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, Ten
         o = Original(sd, None, pair.source, seed, (size, size), plan.inversion, scale)
         return o, _levels(sd.decode(o.x_0(plan.steps or STEPS)))
     picture = to_tensor(fit(read_image(pair.image), size, sd.multiple))
-    return Original(sd, sd.encode(picture), pair.source, seed, inversion=plan.inversion), picture
+    keep = any(RUNS[name].method.endswith("pnp") for name in plan.methods if name != RECONSTRUCTION)
+    return Original(sd, sd.encode(picture), pair.source, seed, inversion=plan.inversion, keep=keep), picture
 
 
 def result(plan: Plan, o: Original, before: Tensor, job: Job) -> tuple[dict[str, float], Tensor]:
     if job.method == RECONSTRUCTION:
-        G = o.guidance(plan.steps or STEPS, o.null)
+        G = o.guidance(plan.steps or STEPS)
         round_trip, again = _levels(o.sd.decode(G.x_0)), _levels(reconstruct(o.sd, G))
         return {"psnr": psnr(to_image(again), to_image(round_trip)), "ssim": ssim(again, round_trip)}, again
     after = _levels(run_method(RUNS[job.method], o, job.pair, plan.steps))

@@ -141,7 +141,8 @@ def _by_kind(plan: Plan, found: Results) -> list[str]:
 
 def _differences(found: Results) -> list[str]:
     """Plug-and-Play minus every other method on the two axes, signed so that more is better."""
-    if not found.get("pnp") or (pair := axes(found)) is None:
+    several = len({row.guidance for row in found.get("pnp", {}).values()}) > 1  # of one there is no interval
+    if not several or (pair := axes(found)) is None:
         return []
     lines = []
     for method, rows in found.items():

@@ -97,7 +97,7 @@ def run_method(r: Run, o: Original, pair: Pair, steps: int | None = None, progre
     if not r.random_start:
         return edit(r.method, o, pair.prompt, options=options, progress=progress)
     s = replace(PnP(), steps=options.pop("steps", PnP().steps), **options)
-    G = o.guidance(s.steps, o.null)
+    G = o.guidance(s.steps)
     x_T = o.sd.noise(*G.x_T.shape[2:], o.seed + 1)  # the guidance may be of `seed` itself
     with torch.no_grad():
         *_, (_, x_0) = progress(

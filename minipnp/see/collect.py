@@ -16,13 +16,11 @@ from torch import Tensor
 
 from minipnp.ddim import CLEAN, guided, invert, noise, sample, timesteps
 from minipnp.errors import InputError
-from minipnp.guidance import Progress, silent
+from minipnp.guidance import Inversion, Progress, silent
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, start
 from minipnp.slots import Layer, Part, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE
-
-QUANTITIES = ("f", "q", "k", "A")
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,9 @@ def inverted(
 
     InputError: a t that an inversion in so many steps does not meet.
     """
-    up = [t for t in levels(ts, steps) if t <= max(ts)]
+    up, how = [t for t in levels(ts, steps) if t <= max(ts)], Inversion(steps)
     x_0, text = encoded(sd, picture), sd.embed(prompt)
-    met = progress(invert(lambda x, t: sd.unet(x, t, text), x_0, up), len(up), "inversion")
+    met = progress(invert(lambda x, t: sd.unet(x, t, text), x_0, up, how.at, how.iterations), len(up), "inversion")
     return Seen({t: x for t, x in met if t in ts}, text, x_0)
 
 

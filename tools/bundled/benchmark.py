@@ -34,7 +34,7 @@ from tools.bundled.fetch import DATA
 
 PLACE = Path(__file__).with_name("benchmark.json")
 SHIPPED, SIDE = WEIGHTS / "bundled" / "benchmark", 128
-GUIDANCES, PROMPTS = 20, 2  # pictures of each kind that were trained on, as many that were not; prompts for each
+GUIDANCES, PROMPTS = 19, 2  # pictures of each kind that were trained on, as many that were not; prompts for each
 SEPARATED = 0.8  # least IoU of the mask by colour with the true coverage
 COVERS = (0.06, 0.75)  # of the picture
 COLOURED = [style for style in TRAINED_STYLES if style not in PRIMITIVE]
@@ -131,6 +131,8 @@ def read() -> dict[str, list]:
 def ship(icons: Icons, pairs: list[Pair], folder: Path) -> None:
     """The pairs as `minipnp.measure.benchmarks` reads them: a PNG for each guidance picture, and benchmark.json."""
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.png"):
+        stale.unlink()
     rows = []
     for pair in pairs:
         style, concept, colour = pair.guidance

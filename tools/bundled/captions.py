@@ -20,9 +20,7 @@ from tools.bundled.concepts import COLOURS, TRAINED_CONCEPTS, TRAINED_STYLES
 from tools.bundled.fetch import DATA
 
 TEMPLATE = "a STYLE icon of a CONCEPT on a COLOUR background"
-WITHOUT_ARTICLE = (
-    "grapes", "cherries", "french fries", "scissors", "popcorn", "sushi", "bread", "corn", "cheese", "fire",
-)  # fmt: skip
+WITHOUT_ARTICLE = ("grapes", "cherries", "french fries")
 
 
 def article(words: str) -> str:

@@ -16,10 +16,10 @@ from minipnp.measure.icons import CHANNELS, Classifier, Words, load
 from tools.bundled import run
 from tools.bundled.concepts import COLOURS, TRAINED_CONCEPTS, TRAINED_STYLES
 from tools.bundled.data import CONCEPT_WORDS, STYLE_WORDS, Icons, draw, generator, noise_generator, placed
-from tools.bundled.training import Clock, Plan, State, adopt, autocast, options, read, settle, train
+from tools.bundled.training import Clock, Plan, State, Team, adopt, autocast, options, read, settle, train
 
 WORDS = Words(TRAINED_STYLES, TRAINED_CONCEPTS, tuple(COLOURS))
-PLANS = {"cpu": Plan(batch=64, lr=2e-3, samples=200_000), "gpu": Plan(batch=128, lr=2e-3, samples=600_000)}
+PLANS = {"cpu": Plan(batch=64, lr=2e-3, samples=120_000), "gpu": Plan(batch=128, lr=2e-3, samples=600_000)}
 
 
 def adopted(folder: Path) -> Classifier:
@@ -40,21 +40,22 @@ def main(argv: list[str] | None = None) -> State:
     style = torch.tensor([TRAINED_STYLES.index(STYLE_WORDS[i]) for i in icons.style])
     concept = torch.tensor([TRAINED_CONCEPTS.index(CONCEPT_WORDS[i]) for i in icons.concept])
     torch.manual_seed(plan.seed)
-    classifier = Classifier(WORDS, size).to(device)
+    classifier, team = Classifier(WORDS, size).to(device), Team()
 
     def loss_at(step: int) -> Tensor:
-        g = generator(plan.seed, step)
-        p = placed(icons, plan.batch, g)
+        n, part = plan.batch // team.parts, step * team.parts + team.part
+        g = generator(plan.seed, part)
+        p = placed(icons, n, g)
         x, _ = draw(icons, p)
-        noise = torch.randn(x.shape, generator=noise_generator(plan.seed, step, device), device=device)
-        strength = 0.1 * torch.rand(plan.batch, 1, 1, 1, generator=g).to(device)
-        torch.manual_seed(step)  # dropout's, so that a resumed run draws the same
+        noise = torch.randn(x.shape, generator=noise_generator(plan.seed, part, device), device=device)
+        strength = 0.1 * torch.rand(n, 1, 1, 1, generator=g).to(device)
+        torch.manual_seed(part)  # dropout's, so that a resumed run draws the same
         with autocast(device):
             seen = classifier(x + strength * noise)
         wanted = (style[p.icon], concept[p.icon], p.colour)
         return sum(F.cross_entropy(x.float(), truth.to(device)) for x, truth in zip(seen, wanted, strict=True))
 
-    return train("classifier", classifier, about, loss_at, plan, args.work, Clock(args.minutes))
+    return train("classifier", classifier, about, loss_at, plan, args.work, Clock(args.minutes), team=team)
 
 
 if __name__ == "__main__":

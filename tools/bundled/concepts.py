@@ -36,8 +36,8 @@ COLOURS = {  # backgrounds, sRGB
 # Never trained on, by no network of the recipe, under any style or name.
 HELD_OUT_STYLE = "fx"
 HELD_OUT_CONCEPTS = (
-    "wolf", "camel", "dolphin", "bee", "pear", "croissant", "hot dog", "lollipop", "tulip", "tractor", "helicopter",
-    "church", "violin", "trophy", "alarm clock", "scissors",
+    "wolf", "camel", "dolphin", "bee", "pear", "croissant", "hot dog", "tulip", "tractor", "helicopter", "church",
+    "trophy",
 )  # fmt: skip
 
 _TABLE = {
@@ -51,7 +51,6 @@ _TABLE = {
         lion
         bear
         panda: pandaface panda
-        koala
         fox
         wolf: wolfface wolf
         rabbit
@@ -59,84 +58,55 @@ _TABLE = {
         monkey
         elephant
         camel: dromedarycamel camel
-        deer
         sheep: ewe sheep
-        goat
-        bat
         frog
         turtle
-        crocodile
-        snake
-        dragon: dragonside dragon
         unicorn
         chicken
         duck
         owl
-        dove: doveofpeace dove
         penguin
         whale
         dolphin
         fish
-        shark
         octopus
         crab
-        snail
         butterfly
         bee: honeybee
-        ladybug: ladybeetle lady-beetle
-        spider
     """,
     "food": """
         apple: redapple red-apple
         pear
         banana
         lemon
-        peach
         grapes
         strawberry
         cherries
         pineapple
         watermelon
-        avocado
         tomato
         carrot
         eggplant: aubergine eggplant
-        corn: earofmaize ear-of-corn
-        chili pepper: chilipepper hot-pepper
         mushroom
-        bread
         croissant
-        cheese: cheese-wedge
         hamburger
         pizza: sliceofpizza pizza
         hot dog
-        taco
         french fries: frenchfries french-fries
-        popcorn
-        sushi
-        cookie
         doughnut
         cake: birthdaycake birthday-cake
-        candy
-        lollipop
         ice cream: icecream ice-cream
-        wine glass: wineglass wine-glass
-        cocktail: cocktailglass cocktail-glass
-        beer mug: beermug beer-mug
         coffee: hotbeverage hot-beverage
     """,
     "plant": """
         rose
         tulip
         sunflower
-        hibiscus
-        cherry blossom: cherryblossom cherry-blossom
         cactus
         pine tree: evergreen evergreen-tree
         tree: deciduoustree deciduous-tree
         palm tree: palmtree palm-tree
         christmas tree: christmastree christmas-tree
-        clover: fourleafclover four-leaf-clover
         maple leaf: mapleleaf maple-leaf
     """,
     "vehicle": """
@@ -144,17 +114,13 @@ _TABLE = {
         airplane
         helicopter
         car: automobile
-        taxi
-        police car: policecar police-car
         bus
-        ambulance
         fire truck: fireengine fire-engine
         truck: deliverytruck delivery-truck
         tractor
         bicycle
         motorcycle
         train
-        steam train: steamlocomotive locomotive
         sailboat
         ship
     """,
@@ -162,56 +128,30 @@ _TABLE = {
         house: housebuilding house
         castle: europeancastle castle
         church
-        school
         hospital
-        bank
         factory
-        tower: toykotower tokyo-tower
-        ferris wheel: ferriswheel ferris-wheel
         volcano
-        fountain
     """,
     "thing": """
         umbrella
         guitar
         trumpet
-        violin
-        drum
         bell
         heart: redheart red-heart
         star: whitemediumstar star
         crown
         soccer ball: soccerball soccer-ball
-        dice: gamedie game-die
         ghost
         snowman: snowmanwithoutsnow snowman-without-snow
-        alien
         skull
         pumpkin: jackolantern jack-o-lantern
         balloon
         gift: present wrapped-gift
         trophy
         key
-        lock: lock locked
         light bulb: lightbulb light-bulb
-        candle
         camera
-        telephone: blacktelephone telephone
-        alarm clock: alarmclock alarm-clock
         book: closedbook closed-book
-        pencil
-        scissors: blackscissors scissors
-        hammer
-        anchor
-        top hat: tophat top-hat
-        dress
-        sneaker: mensrunner running-shoe
-        backpack: schoolsatchel backpack
-        fire
-        sun: whitesun sun
-        moon: crescentmoon crescent-moon
-        rainbow
-        globe: europeafricaglobe globe-showing-europe-africa
     """,
 }
 

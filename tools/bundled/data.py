@@ -39,7 +39,12 @@ class Icons:
             raise InputError(f"{place}: not there; run `python -m tools.bundled.render` first")
         with np.load(place) as icons:
             rgba = torch.from_numpy(icons["rgba"]).permute(0, 3, 1, 2).contiguous()
-            return cls(rgba, *(torch.from_numpy(icons[name].astype(np.int64)) for name in ("style", "concept")))
+            said = {"style": (icons["style"], STYLE_WORDS), "concept": (icons["concept"], CONCEPT_WORDS)}
+            try:
+                indices = {name: torch.tensor([known.index(w) for w in words]) for name, (words, known) in said.items()}
+            except ValueError as error:
+                raise InputError(f"{place}: {error}; remove it and run `python -m tools.bundled.render`") from None
+            return cls(rgba, **indices)
 
     def __len__(self) -> int:
         return len(self.rgba)
@@ -97,14 +102,14 @@ def plain(icon: list[int], colour: list[str]) -> Placed:
     return Placed(torch.tensor(icon), still, torch.full((n,), FILLS), centred, index, _rgb()[index])
 
 
-def placed(icons: Icons, n: int, g: torch.Generator) -> Placed:
-    """Augmentation: mirrored or not, 70 to 95 % of the side, anywhere inside, on any colour, varied a little."""
+def placed(icons: Icons, n: int, g: torch.Generator, mirrored: float = 0.5) -> Placed:
+    """Augmentation: this share mirrored, 70 to 95 % of the side, anywhere inside, on any colour, varied a little."""
     scale = 0.7 + 0.25 * torch.rand(n, generator=g)
     colour = torch.randint(len(COLOURS), (n,), generator=g)
     lighter, tint = torch.rand(n, 1, generator=g) - 0.5, torch.rand(n, 3, generator=g) - 0.5
     return Placed(
         icon=torch.randint(len(icons), (n,), generator=g),
-        flip=torch.rand(n, generator=g) < 0.5,
+        flip=torch.rand(n, generator=g) < mirrored,
         scale=scale,
         shift=(2 * torch.rand(n, 2, generator=g) - 1) * (0.98 - scale)[:, None],
         colour=colour,

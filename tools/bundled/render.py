@@ -1,6 +1,6 @@
 """Step 2: the icons as pixels, by resvg. → data/bundled/icons-SIDE.npz, for 128 and 64 px
 
-In a file: rgba, uint8 [n, SIDE, SIDE, 4], with straight alpha; style and concept, int16 [n], into STYLES and CONCEPTS.
+In a file: rgba, uint8 [n, SIDE, SIDE, 4], with straight alpha; style and concept, their words.
 """
 
 import argparse
@@ -60,13 +60,13 @@ def pixels(drawing: str, side: int) -> np.ndarray:
 
 
 def render(sets: dict[str, dict], concepts: tuple[Concept, ...], side: int) -> dict[str, np.ndarray]:
-    found = [(i, j, icon) for i, name in enumerate(sets) for j, c in enumerate(concepts)
+    found = [(style, c.words, icon) for name, style in STYLES.items() for c in concepts
              if (icon := icon_of(sets[name], c)) is not None]  # fmt: skip
     rgba = np.stack([pixels(svg(icon), side) for _, _, icon in tqdm(found, f"render {side} px")])
     return {
         "rgba": rgba,
-        "style": np.array([i for i, _, _ in found], np.int16),
-        "concept": np.array([j for _, j, _ in found], np.int16),
+        "style": np.array([style for style, _, _ in found]),
+        "concept": np.array([words for _, words, _ in found]),
     }
 
 
@@ -76,12 +76,13 @@ def sheet(icons: dict[str, np.ndarray]) -> Image.Image:
     width, down = 100 + len(STYLES) * (side + 2), -(-len(CONCEPTS) // across)
     page = Image.new("RGB", (across * width, down * (side + 2)), "white")
     draw = ImageDraw.Draw(page)
-    corner = [(j // down * width, j % down * (side + 2)) for j in range(len(CONCEPTS))]
-    for concept, (x, y) in zip(CONCEPTS, corner, strict=True):
-        draw.text((x + 4, y + side // 2 - 6), concept.words, fill="black")
-    for rgba, i, j in zip(icons["rgba"], icons["style"], icons["concept"], strict=True):
-        picture = Image.fromarray(rgba)
-        page.paste(picture, (corner[j][0] + 100 + i * (side + 2), corner[j][1]), picture)
+    corner = {c.words: (j // down * width, j % down * (side + 2)) for j, c in enumerate(CONCEPTS)}
+    for words, (x, y) in corner.items():
+        draw.text((x + 4, y + side // 2 - 6), words, fill="black")
+    column = {style: 100 + i * (side + 2) for i, style in enumerate(STYLES.values())}
+    for rgba, style, words in zip(icons["rgba"], icons["style"], icons["concept"], strict=True):
+        picture, (x, y) = Image.fromarray(rgba), corner[words]
+        page.paste(picture, (x + column[style], y), picture)
     return page
 
 

@@ -18,7 +18,7 @@ from minipnp.vae import VAE
 from minipnp.weights import AUTOENCODER, load_network
 from tools.bundled import run
 from tools.bundled.data import Icons, draw, generator, noise_generator, placed
-from tools.bundled.training import Clock, Plan, State, adopt, autocast, need, options, read, settle, train, write
+from tools.bundled.training import Clock, Plan, State, Team, adopt, autocast, need, options, read, settle, train, write
 
 CONFIG = VAEConfig(channels=(24, 48, 96), blocks=1, groups=8, scale=1.0)
 KL = 1e-5
@@ -59,18 +59,21 @@ def main(argv: list[str] | None = None) -> State:
         return read(args.work, "vae") or adopted(args.work, args.origin, size)
     icons = Icons.read(args.data, size).trained().to(device)
     torch.manual_seed(plan.seed)
-    vae = VAE(CONFIG).to(device)
+    vae, team = VAE(CONFIG).to(device), Team()
 
     def loss_at(step: int) -> Tensor:
-        x, g = crops(icons, plan.batch, plan.seed, step), noise_generator(plan.seed, step, device)
+        n, part = plan.batch // team.parts, step * team.parts + team.part
+        x, g = crops(icons, n, plan.seed, part), noise_generator(plan.seed, part, device)
         with autocast(device):
             return loss(vae, x, g)
 
-    state = train("vae", vae, {"vae": asdict(CONFIG), "size": size}, loss_at, plan, args.work, Clock(args.minutes))
+    about, clock = {"vae": asdict(CONFIG), "size": size}, Clock(args.minutes)
+    state = train("vae", vae, about, loss_at, plan, args.work, clock, team=team)
     if state.finished and state.scale is None:
         vae.load_state_dict(state.average)
         state.scale = measured_scale(vae, icons, plan.seed)
-        write(args.work, "vae", state)
+        if team.part == 0:
+            write(args.work, "vae", state)
     return state
 
 

@@ -1,0 +1,47 @@
+"""What a small model's prompts may say: the words.json beside its weights. Stable Diffusion has none and needs none."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from minipnp.errors import InputError
+
+FILE = "words.json"
+
+
+@dataclass(frozen=True)
+class KnownWords:
+    """template: how its captions read. categories: its concepts, by their kind."""
+
+    template: str
+    styles: tuple[str, ...]
+    categories: dict[str, tuple[str, ...]]
+    colours: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: Path) -> "KnownWords | None":
+        """Those of a model's folder; None: it has no list. InputError: the list cannot be read."""
+        if not (place := model / FILE).is_file():
+            return None
+        try:
+            said = json.loads(place.read_text(encoding="utf-8"))
+            kinds = dict.fromkeys(said["categories"].values())
+            categories = {kind: tuple(w for w, k in said["categories"].items() if k == kind) for kind in kinds}
+            return cls(said["template"], tuple(said["styles"]), categories, tuple(said["colours"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{place}: not a list of words as minipnp writes it ({error!r})") from None
+
+    def __iter__(self):
+        yield from (*self.styles, *(w for words in self.categories.values() for w in words), *self.colours)
+
+    def any_in(self, prompt: str) -> bool:
+        """Whether the prompt says one of them, in any case, as a word of its own: "cat" is not in "cats"."""
+        said = " ".join(prompt.lower().split())
+        return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said) for word in self)
+
+    def __str__(self) -> str:
+        lists = {"STYLE": self.styles, "COLOUR": self.colours} | {
+            f"CONCEPT, {kind}": words for kind, words in self.categories.items()
+        }
+        return "\n".join([self.template, *(f"{name}: {', '.join(words)}" for name, words in lists.items())])
