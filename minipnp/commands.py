@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,8 @@ DEFAULTS = {
     "translate": Settings().options(),
     "sample": {name: default(draw, name) for name in ("seed", "steps", "scale", "negative", "height", "width")},
 }
+
+CHECKS = 5  # of the inversion's residual, where --reconstruct asks what it lost
 
 SETTLED = (  # when a picture is inverted
     "like steps size square seed inversion_steps inversion_at fixed_point resample vae_sampled".split()
@@ -102,6 +104,8 @@ def plan(given: dict, log: Log) -> Job:
         raise InputError("--image is empty: give a picture or a folder of pictures")
     generated, like = image is None, given.get("like", "minipnp")
     s = Settings.like(like, generated).with_options(given)
+    if given.get("reconstruct"):
+        s = replace(s, inversion=replace(s.inversion, checks=CHECKS))
     negative = given.get("negative", source if s.source_is_negative else None)
     refuse_unused(given, generated, s, negative)
     if "seed" in given and not generated and not s.vae_sampled:

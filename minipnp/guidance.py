@@ -45,14 +45,14 @@ class Inversion:
 
     steps, at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents themselves; n: they are
     sampled again from x_T in n steps, as the paper's Algorithm 1 does. checks: steps at which the residual is measured,
-    one evaluation of the network each.
+    the noisiest first, one evaluation of the network each.
     """
 
     steps: int = 50
-    at: str = "current"
+    at: str = "last"
     iterations: int = 1
     resample: int = 0
-    checks: int = 5
+    checks: int = 0
 
     def __post_init__(self):
         timesteps(self.steps)

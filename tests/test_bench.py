@@ -37,7 +37,7 @@ def test_the_counts_are_those_of_an_edit():
     assert COUNTS == (25, 15, 10) and sum(COUNTS) == EDIT.steps
     counts = bench.work()
     assert counts["authors, each prompt"] == 999 + 999 + 3 * 50
-    assert counts["minipnp, first"] == 101 + 100 == sum(Settings().evaluations(False, 1, False, False).values())
+    assert counts["minipnp, first"] == 51 + 100 == sum(Settings().evaluations(False, 1, False, False).values())
 
 
 @pytest.mark.parametrize("saving", OFF)

@@ -209,7 +209,12 @@ def kept(here):
 
 @pytest.mark.parametrize(
     "how",
-    [["--features"], [], ["--like=plug-and-play", "--resample=2", "--seed=3"], ["--features", "--inversion-at=last"]],
+    [
+        ["--features"],
+        ["--features", "--inversion-at=current"],
+        ["--inversion-at=current"],
+        ["--like=plug-and-play", "--resample=2", "--seed=3"],
+    ],
 )
 def test_a_guidance_from_a_file_makes_the_same_bytes(here, how, monkeypatch, capsys):
     like, settled = [o for o in how if "like" in o], [o for o in how if o != "--features"]
@@ -235,9 +240,7 @@ def test_evaluations_from_a_file_are_counted_right(here, features, monkeypatch, 
     ):
         passes.clear()
         assert main(argv) == 0
-        assert int(re.search(r"([\d,]+) evaluations", capsys.readouterr().err)[1]) == sum(passes) - (
-            argv[0] == "invert" and not features  # the last check
-        )
+        assert int(re.search(r"([\d,]+) evaluations", capsys.readouterr().err)[1]) == sum(passes)
 
 
 def test_a_guidance_file_can_be_used_with_other_settings_of_the_edit(here, kept):
@@ -406,18 +409,19 @@ def test_help_has_the_defaults_of_the_core(capsys):
 
 
 @pytest.mark.parametrize(
-    "more, checks",  # what a check evaluates is what the inversion needs next; with eps(x_t, t') it is not
+    "more, checks",
     [
         ([], 0),
-        (["--inversion-at=next"], 2),
-        (["--inversion-at=last"], 2),
-        (["--inversion-at=next", "--resample=2"], 2),
-        (["--reconstruct", "--fixed-point=2"], 0),
-        (["--inversion-steps=3", "--tau-f=0", "--prompt=b"], 1),  # resampled, from another level
+        (["--inversion-at=next"], 0),
+        (["--inversion-at=current"], 0),
+        (["--inversion-at=next", "--resample=2"], 0),
+        (["--reconstruct", "--fixed-point=2"], 2),
+        (["--inversion-steps=3", "--tau-f=0", "--prompt=b"], 0),  # resampled, from another level
         (["--negative=red", "--alpha=0.5", "--scale=1"], 0),
         (["--negative=red", "--alpha=0.5"], 0),
         (["--source=a horse"], 0),
-        (["--tau-f=0", "--tau-a=0"], 1),  # nothing is kept, so nothing needs the last level
+        (["--tau-f=0", "--tau-a=0"], 0),
+        (["--tau-f=0", "--tau-a=0", "--inversion-at=current"], 0),  # nothing is kept, so nothing needs the last level
     ],
 )
 def test_evaluations_are_counted_right(here, more, checks, monkeypatch, capsys):

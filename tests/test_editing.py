@@ -161,7 +161,7 @@ def test_an_inversion_is_made_once_for_all_methods(load_once, monkeypatch):
 def test_features_kept_with_the_inversion_make_the_same_picture_to_the_bit(load_once, method, options):
     sd = load_once(hub.WEIGHTS / "bundled", device="cpu")
     x_0 = sd.encode(to_tensor(fit(read_image(CAT), sd.size, sd.multiple)))
-    how = minipnp.Inversion(steps=4)
+    how = minipnp.Inversion(steps=4, at="current")
     keeping, plain = (Original(sd, x_0, SOURCE, inversion=how, keep=keep) for keep in (True, False))
     assert torch.equal(edit(method, keeping, PROMPT, options=options), edit(method, plain, PROMPT, options=options))
     assert len(keeping.guidance(4).features) == 3 and not plain.guidance(4).features

@@ -402,10 +402,10 @@ def work() -> dict[str, float]:
     from minipnp.run import Settings
 
     theirs = AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION + 3 * EDIT.steps
-    explicit = replace(Settings(), inversion=replace(Settings().inversion, iterations=0))
-    first, cheaper = (sum(s.evaluations(False, 1, False, False).values()) for s in (Settings(), explicit))
+    at_latents = replace(Settings(), inversion=replace(Settings().inversion, at="current"))
+    first, exact = (sum(s.evaluations(False, 1, False, False).values()) for s in (Settings(), at_latents))
     return {
-        "authors, each prompt": theirs, "minipnp, first": first, "… with --fixed-point 0": cheaper,
+        "authors, each prompt": theirs, "minipnp, first": first, "… with --inversion-at current": exact,
         "minipnp, second": 2 * EDIT.steps,
     }  # fmt: skip
 
@@ -433,7 +433,7 @@ def whole(size: dict, counts: dict[str, float]) -> str:
     u, edit = size["evaluation"], size["edit"]
     theirs = (AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION) * u + edit[OWN]
     rows = [("the authors' way", theirs)]
-    for name in ("minipnp, first", "… with --fixed-point 0", "minipnp, second"):
+    for name in ("minipnp, first", "… with --inversion-at current", "minipnp, second"):
         rows.append((f"{name} prompt" if name[0] == "m" else name, (counts[name] - 2 * EDIT.steps) * u + edit[KEPT]))
     lines = ["| whole translation | time | ratio |", "|---|---:|---:|"]
     return "\n".join(

@@ -8,8 +8,7 @@ object's, by its word's cross-attention (the idea of MasaCtrl) or as the user gi
 
 By word, M is where either the guidance or the translation attends to it, so that the old object can go and the new one
 be whole. Their maps are summed over the steps so far, as in Prompt-to-Prompt's local blend: M is then known before a
-step begins (but the first), and follows the object better than one step's map (on the bundled model's examples the last
-M overlaps the silhouette by 0.76, intersection over union; from the last step's map alone by 0.67).
+step begins (but the first), and follows the object better than one step's map.
 """
 
 from collections.abc import Iterator, Sequence
