@@ -106,7 +106,7 @@ def parser() -> Parser:
     top = Parser(
         prog="minipnp", description="Plug-and-Play Diffusion Features: a picture's layout, a text's appearance."
     )
-    top.add_argument("--version", action=Version, nargs=0, help="print it, and leave")
+    top.add_argument("--version", action=Version, nargs=0, help="print the version")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     translate_options(command(commands, "translate", "make pictures that keep a picture's layout and follow a text"))
     sample_options(command(commands, "sample", "make pictures from text alone"))
@@ -213,14 +213,15 @@ def kept_options(group) -> None:
 def inversion_options(group) -> None:
     option = partial(setting, "translate", group)
     option("--inversion-steps", "1 to 999", type=int)
-    option("--inversion-at", "the level that eps is taken at", metavar="{next,current,last}")
+    option("--inversion-at", "where a step takes eps first: next or current level, or the last step's",
+           metavar="{next,current,last}")  # fmt: skip
     option("--fixed-point", "iterations of the implicit equation", type=int, metavar="N")
 
 
 METHODS = ("pnp", "sdedit", "ddim", "p2p", "pix2pix-zero", "masactrl", "masked-pnp")
 METHOD_OPTIONS = (  # flag, name in editing.py, methods, help, how it is read
     ("--word", "word", "masactrl, masked-pnp", "the object: horse, or horse=cow for the source's and the prompt's", {}),
-    ("--mask", "mask", "masked-pnp", "the object, white, in a picture", {"metavar": "PATH"}),
+    ("--mask", "mask", "masked-pnp", "the object, white, in a picture of the same shape", {"metavar": "PATH"}),
     ("--threshold", "threshold", "masactrl, masked-pnp", "of the mask, a share of the maps' range", {"type": number}),
     ("--strength", "strength", "sdedit", "share of the steps that run", {"type": number}),
     ("--cross-replace", "cross_replace", "p2p", "share of the steps with the source's cross maps", {"type": number}),

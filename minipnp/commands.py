@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 import minipnp
 from minipnp import hub
-from minipnp.cli import explain
+from minipnp.cli import explain, rows
 from minipnp.ddim import timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
@@ -21,6 +21,7 @@ from minipnp.known_words import FILE, KnownWords
 from minipnp.loading import pick_device, pick_dtype
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, draw, guidance_from_picture, guidance_from_prompt, reconstruct
+from minipnp.pnp import PnP
 from minipnp.run import Log, Settings, check_out, default, record, save
 
 EXAMPLE = "bundled/examples/house-fluent-emoji-high-contrast.png"  # under weights/
@@ -35,6 +36,8 @@ CHECKS = 5  # of the inversion's residual, where --reconstruct asks what it lost
 SETTLED = (  # when a picture is inverted
     "like steps size square seed inversion_steps inversion_at fixed_point resample vae_sampled".split()
 )
+
+KEPT = ("steps", "tau_f", "tau_A", "f_layers", "A_layers", "inclusive")  # what features in a file are those of
 
 Cell = tuple[str, Image]  # a label and a picture
 
@@ -68,7 +71,7 @@ class Job:
     def due(self) -> dict[str, int]:
         due = self.s.evaluations(
             self.source is not None and not self.paths, len(self.prompts), self.negative is not None, self.reconstruct,
-            None if self.made is None else self.made["features"],
+            **({} if self.made is None else {"kept": kept_of(self.made)}),
         )  # fmt: skip
         return due if self.guidance is None else {k: n for k, n in due.items() if k not in ("inversion", "resampling")}
 
@@ -143,6 +146,14 @@ def plan_from_file(path: Path, given: dict) -> Job:
     return Job(s, like, [], False, given["prompt"], None, negative, given.get("reconstruct", False), out, path, made)
 
 
+def kept_of(made: dict) -> PnP | None:
+    """The edit whose features a guidance's file holds."""
+    if not made["kept"]:
+        return None
+    layers = {name: rows(made["kept"][name]) for name in ("f_layers", "A_layers")}
+    return Settings().with_options(made["kept"] | layers).pnp
+
+
 def refuse_unused(given: dict, generated: bool, s: Settings, negative: str | None) -> None:
     """Raises InputError for an option that would change nothing."""
     of_a_picture = ("inversion_steps", "inversion_at", "fixed_point", "resample", "reconstruct", "square")
@@ -169,7 +180,7 @@ def translate_one(
     if job.guidance is not None:
         G, made = open_guidance(job.guidance, sd.device)[0], job.made["guidance"]
         row = [("guidance", to_image(sd.decode(G.x_0)))]
-        round_trip, found["residuals"] = row[0][1], G.residuals
+        round_trip = row[0][1]
     elif path is None:
         made = {"source": job.source}
         with log.clock("guidance"):
@@ -232,23 +243,24 @@ def invert(given: dict, argv: list[str]) -> int:
     out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors").expanduser()
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"--out {str(out)!r}: give a name in .safetensors")
-    check_out(out.parent, many=True)
+    check_out(out.parent / "x", many=False)
     if "seed" in given and not s.vae_sampled:
         log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
     read_image(path)
     with log.warnings_as_notes():
         sd, model = load(given, log)
         check_sides(sd, s.size or sd.size, s.size or sd.size)
-        due = s.evaluations(False, 0, False, False, features)
+        due = s.evaluations(False, 0, False, False, s.pnp if features else None)
         log.expect({phase: n for phase, n in due.items() if phase != "translation"})
         if features and not s.keeps:
             log.note("features kept with --inversion-at next are those of the step before: near, not equal")
         if not features and s.inversion.at == "last" and not s.inversion.schedule(s.pnp.steps)[1]:
-            log.note("a translation in one go keeps features of the iterate before: without --features near, not equal")
-        G, _, made = inverted(path, sd, s, log, features)
+            log.say("translations from this file are near those of translate --image; with --features they are equal")
+        G, picture, made = inverted(path, sd, s, log, features)
         options = {name: value for name, value in s.options().items() if name in SETTLED and name != "size"}
-        about = {"guidance": made, "like": like, "options": options, "features": bool(G.features)} | model
-        print(save_guidance(out, G, about))
+        kept = {name: value for name, value in s.options().items() if name in KEPT} if G.features else None
+        about = {"guidance": made | {"pixels": list(picture.size)}, "like": like, "options": options, "kept": kept}
+        print(save_guidance(out, G, about | model))
     return 0
 
 
@@ -306,6 +318,8 @@ def weights(given: dict, argv: list[str]) -> int:
 
 def words(given: dict, argv: list[str]) -> int:
     """What a model's prompts may say."""
+    if given.get("model") not in (None, "bundled", "sd15") and not Path(given["model"]).exists():
+        raise InputError(f"no model {given['model']!r} here: give bundled, or a folder")
     path, _ = model_of(given)
     print(KnownWords.of(path) or f"{path} has no {FILE}: say anything, in English")
     return 0
@@ -321,10 +335,13 @@ def model_of(given: dict, half: bool = False) -> tuple[Path, str]:
 
 
 def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:
-    prompts = given.get("prompt") or []
-    known = KnownWords.of(path)
-    for text in [*([prompts] if isinstance(prompts, str) else prompts), given.get("source") or ""]:
-        if known and text.strip() and not known.any_in(text):
+    try:
+        known = KnownWords.of(path)
+    except InputError:  # somebody else's words.json
+        return
+    said = [given.get("prompt") or [], given.get("source") or []]
+    for text in [text for texts in said for text in ([texts] if isinstance(texts, str) else texts)]:
+        if known and text.strip() and "{" not in text and not known.any_in(text):
             log.note(f"{path.name} knows no word of {text!r}: `python -m minipnp words` lists what its prompts may say")
 
 

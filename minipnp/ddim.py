@@ -56,8 +56,8 @@ def sample(eps: Eps, x: Tensor, levels: list[int]) -> Iterator[tuple[int, Tensor
 
 
 def check_at(at: str, iterations: int) -> None:
-    if at not in ("next", "current") and not (at == "last" and iterations):
-        raise InputError(f"inversion takes eps at 'next' or 'current', or with an iteration at 'last', not {at!r}")
+    if at not in ("next", "current") and not (at == "last" and iterations > 0):
+        raise InputError(f"inversion at {at!r}: give 'next' or 'current', or 'last' with a fixed-point iteration")
 
 
 def invert(

@@ -60,8 +60,10 @@ def translate_by(name: str, given: dict, argv: list[str]) -> int:
     if not prompts:
         raise InputError("no --prompt: say what to make of the picture")
     refuse_unused(name, given)
-    if given.get("image") is not None and (Path(given["image"]).is_dir() or not find_images(given["image"])):
-        raise InputError(f"--method {name} takes one picture at a time: give a file for --image")
+    if given.get("image") is not None:
+        find_images(given["image"])  # whether it is there
+        if Path(given["image"]).is_dir():
+            raise InputError(f"--method {name} takes one picture at a time: give a file for --image")
     log = Log(given.get("quiet", False))
     at = f"{stem(Path(given['image'])) if 'image' in given else slug(given['source'])}-{name}"
     out = where(given, at, many=len(prompts) > 1)
@@ -94,6 +96,15 @@ def refuse_unused(name: str, given: dict) -> None:
             what = "the picture is generated here" if generated else "the picture is an --image here"
             why = f"{name} does not invert in that way" if option.startswith(("inv", "fix")) and not generated else what
             raise InputError(f"--{option.replace('_', '-')} changes nothing, {why}: leave it out")
+    for option, other in (("blend_threshold", "blend"), ("blend_start", "blend"), ("threshold", "word")):
+        if option in given and other not in given:
+            raise InputError(f"--{option.replace('_', '-')} is that of --{other}: give it too")
+    of_inversion = {"negative"} if not generated else {"lambda_ac", "lambda_kl", "gain"}
+    if name == "pix2pix-zero" and (unread := sorted(of_inversion & given.keys())):
+        which = "a generated" if generated else "an inverted"
+        raise InputError(
+            f"--{unread[0].replace('_', '-')} changes nothing for {which} picture in pix2pix-zero: leave it out"
+        )
     if name == "pix2pix-zero" and given.keys() & {"change", "direction_file"} and len(given["prompt"]) > 1:
         raise InputError("with --change or --direction pix2pix-zero makes one picture, whatever the prompt: give one")
     if "direction_file" in given and "save_direction_to" in given:
@@ -128,6 +139,8 @@ def compare(given: dict, argv: list[str]) -> int:
             seconds = time.perf_counter() - began
             rows.append((label, f"{seconds:.1f}", f"{psnr(made, picture):.1f}", f"{edges(made, picture):.2f}"))
             cells.append((label, made))
+        if not rows:
+            raise InputError("no method could edit this picture: the notes say why")
         chosen = {name: given.get(name) for name in ("negative", "blend_threshold")}
         settings = about | chosen | {"prompts": [prompt], "word": word} | model
         grid = [cells[i : i + 4] for i in range(0, len(cells), 4)]

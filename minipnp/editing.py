@@ -120,7 +120,7 @@ def pnp(o: Original, prompt: str, null: Tensor, steps=50, scale=7.5, tau_f=0.8, 
 
 def sdedit_(o: Original, prompt: str, null: Tensor, steps=50, scale=7.5, strength=0.5) -> Steps:
     x_0 = o.x_0(steps)
-    z = o.sd.noise(*x_0.shape[2:], o.seed + o.generated)  # a generated picture has begun with the noise of `seed`
+    z = o.sd.noise(*x_0.shape[2:], (o.seed + o.generated) % 2**64)  # a generated picture began with that of `seed`
     return sdedit(o.sd.unet, x_0, z, o.sd.embed(prompt), null, SDEdit(steps, strength, scale))
 
 
@@ -280,6 +280,6 @@ def _mask(o: Original, path: str, steps: int) -> Tensor:
     picture = fit(read_image(path), factor * min(cells), o.sd.multiple, o.square)
     height, width = (factor * side for side in cells)
     if picture.size != (width, height):
-        raise InputError(f"--mask {path}: not of the picture's shape, {width}x{height} as it is edited; draw it on it")
+        raise InputError(f"--mask {path}: give a mask of the picture's own shape, which is edited at {width}x{height}")
     white = (to_tensor(picture).mean(dim=1, keepdim=True) + 1) / 2
     return F.interpolate(white, cells, mode="area")

@@ -27,7 +27,7 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
     check_out(out, many=True)
     for bad in benchmark.bad:
         log.write(f"minipnp: error: {bad}; skipped")
-    inversion = inversion_of(given, checks=0)
+    inversion = inversion_of(given)
     methods = tuple(dict.fromkeys(given.get("methods") or (*RUNS, RECONSTRUCTION)))
     check(methods, given.get("steps"))
     if "device" not in given and torch.cuda.is_available() and parts > 1:

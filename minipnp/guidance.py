@@ -45,7 +45,7 @@ class Inversion:
 
     steps, at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents themselves; n: they are
     sampled again from x_T in n steps, as the paper's Algorithm 1 does. checks: steps at which the residual is measured,
-    the noisiest first, one evaluation of the network each.
+    one evaluation of the network each.
     """
 
     steps: int = 50

@@ -22,7 +22,7 @@ from minipnp.kept import flat, unflat
 from minipnp.slots import Features
 
 FORMAT = "minipnp guidance 1"
-MADE = {"like", "options", "guidance", "features", "weights_sha256", "prediction", "dtype"}
+MADE = {"like", "options", "guidance", "kept", "weights_sha256", "prediction", "dtype"}
 
 
 def save_guidance(path: Path, G: Guidance, made: dict) -> Path:
@@ -86,7 +86,7 @@ def check_guidance(path: Path, made: dict, model: dict) -> None:
     if sums or made["prediction"] != model["prediction"]:
         what = ", ".join(sums) or "another prediction type"
         raise InputError(f"{path}: made with other weights ({what}); give their --model, or `minipnp invert` again")
-    if made["features"] and made["dtype"] != model["dtype"]:
+    if made["kept"] and made["dtype"] != model["dtype"]:
         raise InputError(f"{path}: its features are {made['dtype']}; give --dtype {made['dtype']}")
 
 

@@ -110,6 +110,6 @@ def guidance_features(unet: UNet, G: Guidance, i: int, t: int, s: PnP) -> Featur
     if wanted.last is None:
         return Features()
     if t in G.features and (kept := G.features[t].only(wanted)) is not None:
-        return kept  # the pass that made x^G_{t−1} was the one that is wanted here
+        return kept  # a pass of the inversion, at x^G_t or near it
     # z^G_{t−1}, f_t, {A^l_t} ← ε_θ(x^G_t, ∅, t). x^G_{t−1} is known already, so z^G_{t−1} is not computed.
     return unet.tap(G.latents[t], t, G.texts, wanted, stop=True)[1]

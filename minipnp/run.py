@@ -25,7 +25,7 @@ from minipnp.guidance import Inversion
 from minipnp.images import write_png, write_text_atomic
 from minipnp.pipeline import draw, guidance_from_prompt, keeps_features
 from minipnp.pnp import PnP
-from minipnp.slots import Layer, decoder
+from minipnp.slots import Layer, Tap, decoder
 
 
 def default(function, name: str):
@@ -87,27 +87,32 @@ class Settings:
         return keeps_features(self.inversion, self.pnp.steps)
 
     def evaluations(
-        self, generated: bool, prompts: int, negative: bool, reconstruct: bool, kept: bool | None = None
+        self, generated: bool, prompts: int, negative: bool, reconstruct: bool, kept: PnP | str | None = "its own"
     ) -> dict[str, int]:
         """How often the network is evaluated, by phase; a pass over n texts counts as n, checks are not counted.
 
-        kept: whether the edit's features come with the guidance; None: where they can.
+        kept: the edit whose features come with the guidance, or None; by default this one's, where they can.
         """
-        s, kept = self.pnp, (self.keeps and not generated) if kept is None else kept
+        if kept == "its own":
+            kept = self.pnp if self.keeps and not generated else None
+        s, there = self.pnp, kept.taps() if kept else {}
         if generated:
             due = {"guidance": s.steps * (1 if self.source_scale in (0, 1) else 2)}
         else:
             up, down = self.inversion.schedule(s.steps)
-            last = kept and not down and bool(s.taps())  # the one level at which only features are taken
+            last = bool(there) and not down  # the one level at which only features are taken
             first = {"next": len(up), "current": len(up) + last, "last": 1}[self.inversion.at]
             due = {"inversion": first + len(up) * self.inversion.iterations}
             due |= {"resampling": len(down)} if down else {}
         due |= {"reconstruction": s.steps} if reconstruct else {}
-        passes = max(s.injected_steps(s.tau_f) if s.f_layers else 0, s.injected_steps(s.tau_A) if s.A_layers else 0)
-        passes = 0 if kept else passes
+        passes = sum(not _covers(there.get(t), tap) for t, tap in s.taps().items())
         alphas = s.alphas() if negative else [1.0] * s.steps
         weights = [(s.scale, (1 - s.scale) * alpha, (1 - s.scale) * (1 - alpha)) for alpha in alphas]
         return due | {"translation": passes + prompts * sum(w != 0 for branches in weights for w in branches)}
+
+
+def _covers(kept: Tap | None, wanted: Tap) -> bool:
+    return kept is not None and {*kept.f} >= {*wanted.f} and {*kept.q} >= {*wanted.q}
 
 
 INVERSION = {"inversion_steps": "steps", "inversion_at": "at", "fixed_point": "iterations", "resample": "resample"}
@@ -115,9 +120,9 @@ _PARTS = {"pnp": {name: name for name in PnP.__dataclass_fields__}, "inversion":
 _OWN = {name: name for name in Settings.__dataclass_fields__ if name not in _PARTS}
 
 
-def inversion_of(given: dict, **how) -> Inversion:
-    """As options of the command line say; how: what else is not the default."""
-    return Inversion(**how, **{field: given[name] for name, field in INVERSION.items() if name in given})
+def inversion_of(given: dict) -> Inversion:
+    """As options of the command line say."""
+    return Inversion(**{field: given[name] for name, field in INVERSION.items() if name in given})
 
 
 def decoder_layers(rows: Iterable[int]) -> tuple[Layer, ...]:

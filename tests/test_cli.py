@@ -229,14 +229,15 @@ def test_a_guidance_from_a_file_makes_the_same_bytes(here, how, monkeypatch, cap
     assert passes == ([2, 2] if "--features" in how else [1, 2, 1, 2] if like else [1, 2, 2])
 
 
+@pytest.mark.parametrize("more", [[], ["--tau-a=1"], ["--f-layers=4,5"], ["--tau-f=0", "--tau-a=0"]])
 @pytest.mark.parametrize("features", [["--features"], []])
-def test_evaluations_from_a_file_are_counted_right(here, features, monkeypatch, capsys):
+def test_evaluations_from_a_file_are_counted_right(here, features, more, monkeypatch, capsys):
     passes, tap = [], UNet.tap
     monkeypatch.setattr(UNet, "tap", lambda net, x, t, c, *a, **k: passes.append(len(c)) or tap(net, x, t, c, *a, **k))
     loud = [o for o in QUICK if o != "--quiet"]
     for argv in (
         ["invert", *loud, f"--image={HORSE}", "--out=h.safetensors", *features],
-        ["translate", *[o for o in loud if "steps" not in o], "--guidance=h.safetensors", COW, "--out=o"],
+        ["translate", *[o for o in loud if "steps" not in o], "--guidance=h.safetensors", COW, "--out=o", *more],
     ):
         passes.clear()
         assert main(argv) == 0
@@ -306,6 +307,10 @@ def test_invert_overwrites_nothing_else(here, kept, capsys):
     before = Path("horse.safetensors").read_bytes()
     again = ["invert", *QUICK, f"--image={HORSE}", "--out=horse.safetensors"]
     assert main([*again, "--features"]) == 0 and sorted(os.listdir()) == ["horse.safetensors"]  # the same
+    more = ["--out=other.safetensors", "--features"]
+    assert main([*again[:-1], *more]) == main([*again[:-1], *more, "--tau-a=1"]) == 0
+    assert main([*again[:-1], *more, "--size=128"]) == 0
+    assert {"other.safetensors", "other-2.safetensors", "other-3.safetensors"} < set(os.listdir())
     assert main(again) == 0 and capsys.readouterr().out.split()[-1] == "horse-2.safetensors"
     assert Path("horse.safetensors").read_bytes() == before
 

@@ -106,7 +106,7 @@ def test_inversion_takes_eps_where_it_says():
     seen.clear()
     list(invert(eps, X, timesteps(4), "last", iterations=1))
     assert seen == [1, 1, 251, 501, 751]
-    with pytest.raises(InputError, match="with an iteration at 'last'"):
+    with pytest.raises(InputError, match="or 'last' with a fixed-point"):
         list(invert(eps, X, timesteps(2), "last"))
     with pytest.raises(InputError, match="'next' or 'current'"):
         list(invert(eps, X, timesteps(2), "here"))

@@ -35,7 +35,7 @@ def case(golden_unet, inputs):
     """A guidance of 16 × 24 cells on the random network, 4 steps; a mask of two blocks, one in a corner."""
     with torch.no_grad():
         G = guidance_from_latent(
-            golden_unet, inputs["x"], inputs["null"], 4, Inversion(steps=4, iterations=0, checks=0)
+            golden_unet, inputs["x"], inputs["null"], 4, Inversion(steps=4, at="current", iterations=0)
         )
     mask = torch.zeros(1, 1, 16, 24)
     mask[..., 4:12, 8:20] = mask[..., :3, :2] = 1.0

@@ -26,7 +26,7 @@ from minipnp.unet import UNet
 ROOT = Path(__file__).resolve().parents[1]
 EDIT = PnP(steps=5, tau_f=0.8, tau_A=0.4)
 OPTIONS = {  # under which kept features are those of the edit's own passes
-    "with checks": Inversion(steps=5, at="current", iterations=0),
+    "with checks": Inversion(steps=5, at="current", iterations=0, checks=5),
     "without checks": Inversion(steps=5, at="current", iterations=0, checks=0),
     "fixed point": Inversion(steps=5, at="current", iterations=1),
     "more levels": Inversion(steps=10, at="current", iterations=0),
@@ -99,13 +99,17 @@ def test_checks_do_not_decide_what_is_kept(guide, at, iterations):
 
 
 def test_features_kept_at_the_iterate_before_are_near(golden_unet, inputs, guide):
-    """eps(x_t, t') belongs to t', but to the latent before: not equal, and the nearer the finer the inversion."""
-    distance = []
-    for steps in (10, 100):
-        how = Inversion(steps=steps, at="next", iterations=0, checks=0)
+    """eps(x_t, t') belongs to t', but to the latent before: not equal, and the nearer the finer the inversion.
+
+    The default's belongs to a point that is nearer by an order of the step.
+    """
+    distance = {}
+    for how in (Inversion(n, at, i) for n in (10, 100) for at, i in (("next", 0), ("last", 1))):
         exact, near = edited(golden_unet, inputs, guide(how)), edited(golden_unet, inputs, guide(how, EDIT.taps()))
-        distance.append(relative(near, exact))
-    assert 0 < distance[1] < distance[0] / 3  # ten times finer
+        distance[how.at, how.steps] = relative(near, exact)
+    assert 0 < distance["next", 100] < distance["next", 10] / 3  # ten times finer
+    assert 0 < distance["last", 100] < distance["last", 10] / 10
+    assert all(distance["last", n] < distance["next", n] / 3 for n in (10, 100))
 
 
 def test_what_was_not_kept_is_computed(golden_unet, inputs, guide):
@@ -234,7 +238,9 @@ def test_blocks_compile_whole_with_their_slots(golden_unet, inputs):
 
 def _guidance(unet, inputs):
     with torch.no_grad():
-        return guidance_from_latent(unet, inputs["x"], inputs["null"], 5, Inversion(steps=5, iterations=0, checks=0))
+        return guidance_from_latent(
+            unet, inputs["x"], inputs["null"], 5, Inversion(steps=5, at="current", iterations=0)
+        )
 
 
 # ---- low memory ----

@@ -72,7 +72,7 @@ def test_x_t_of_an_inversion_is_that_of_ddim(sd):
     seen = collect.inverted(sd, x, [501, 251], "a horse", steps=4)
     text = sd.embed("a horse")
     with torch.no_grad():
-        expected = dict(invert(lambda x, t: sd.unet(x, t, text), sd.encode(x), timesteps(4)))
+        expected = dict(invert(lambda x, t: sd.unet(x, t, text), sd.encode(x), timesteps(4), "last", 1))
     assert seen.x.keys() == {501, 251} and torch.equal(seen.text, text)
     assert all(torch.equal(seen.x[t], expected[t]) for t in seen.x)  # the same operations, so the same bits
 

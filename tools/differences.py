@@ -45,7 +45,8 @@ def main() -> None:
     @cache
     def guidance(path: Path, how: minipnp.Inversion, vae_seed: int | None) -> minipnp.Guidance:
         picture = to_tensor(fit(read_image(path), sd.size, sd.multiple))
-        return minipnp.guidance_from_picture(sd, picture, EDIT.steps, replace(how, checks=0), vae_seed)
+        keep = EDIT if how is HERE else None
+        return minipnp.guidance_from_picture(sd, picture, EDIT.steps, how, vae_seed, keep=keep)
 
     def picture(path, how, edit, vae_seed, prompt):
         return to_image(minipnp.translate(sd, guidance(path, how, vae_seed), [prompt], settings=edit))

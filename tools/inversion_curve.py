@@ -41,11 +41,7 @@ Setting = tuple[str, int]  # a form's name and the number of steps
 
 def settings() -> dict[Setting, Inversion]:
     """The yardstick, then the cheapest first."""
-    made = {
-        (form, n): Inversion(n, at, iterations, checks=0)
-        for form, (at, iterations, steps) in FORMS.items()
-        for n in steps
-    }
+    made = {(form, n): Inversion(n, at, iterations) for form, (at, iterations, steps) in FORMS.items() for n in steps}
     return dict(sorted(made.items(), key=lambda item: (item[0] != YARDSTICK, evaluations(item[1]))))
 
 

@@ -19,10 +19,10 @@ from minipnp.pnp import PnP, plug_and_play
 BUNDLED = Path(__file__).parent.parent / "weights" / "bundled"
 PROMPT = "a flat icon of a cow on a blue background"
 WAYS = {
-    "eps(x_t, t), 50 steps": Inversion(50, "current", 0, checks=0),
-    "the last eps, 50 steps, 1": Inversion(50, "last", 1, checks=0),
-    **{f"eps(x_t, t'), {n} steps": Inversion(n, "next", 0, checks=0) for n in (50, 100, 250, 999)},
-    **{f"fixed point on it, 50 steps, {n}": Inversion(50, "next", n, checks=0) for n in (1, 2, 3)},
+    "eps(x_t, t), 50 steps": Inversion(50, "current", 0),
+    "the last eps, 50 steps, 1": Inversion(50, "last", 1),
+    **{f"eps(x_t, t'), {n} steps": Inversion(n, "next", 0) for n in (50, 100, 250, 999)},
+    **{f"fixed point on it, 50 steps, {n}": Inversion(50, "next", n) for n in (1, 2, 3)},
 }
 
 

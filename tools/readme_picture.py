@@ -25,7 +25,7 @@ def main() -> None:
     guidance, made = [], []
     for name, prompt in PAIRS.items():
         picture = fit(read_image(WEIGHTS / "bundled" / "examples" / f"{name}.png"), sd.size, sd.multiple)
-        G = minipnp.guidance_from_picture(sd, to_tensor(picture))
+        G = minipnp.guidance_from_picture(sd, to_tensor(picture), keep=minipnp.PnP())
         guidance.append(picture)
         made.append(to_image(minipnp.translate(sd, G, [prompt])[0]))
         print(prompt, flush=True)

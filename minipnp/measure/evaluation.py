@@ -57,7 +57,7 @@ class Plan:
     methods: tuple[str, ...]
     metrics: Metrics
     about: dict
-    inversion: Inversion = Inversion(checks=0)
+    inversion: Inversion = Inversion()
     steps: int | None = None
     size: int | None = None
 

@@ -103,7 +103,7 @@ def gather(
         levels(ts, job.steps)
     sd.tokenizer(*job.prompts, *job.sources)  # what is cut off is noted now, not after hours
     if job.paths and not job.noise:
-        log.expect({"inversion": sum(t <= max(ts) for t in timesteps(job.steps))}, len(job.paths))
+        log.expect({"inversion": 1 + sum(t <= max(ts) for t in timesteps(job.steps))}, len(job.paths))
     size, found = job.size or sd.size, []
     with log.clock("x_t"):
         for i, (path, prompt) in enumerate(zip(job.paths, job.prompts, strict=True)):

@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = Plan(
         benchmarks.read(str(benchmark.SHIPPED)).first(args.limit), METHODS,
         metrics.load(("icons", "iou"), "bundled", classifier=classifier), about,
-        Inversion(steps=args.inversion_steps, checks=0), args.steps,
+        Inversion(steps=args.inversion_steps), args.steps,
     )  # fmt: skip
     if not clock.over():
         translate_all(plan, sd, folder / "translations", Log(), part, parts, over=clock.over)
