@@ -259,7 +259,7 @@ def invert(given: dict, argv: list[str]) -> int:
         G, picture, made = inverted(path, sd, s, log, features)
         options = {name: value for name, value in s.options().items() if name in SETTLED and name != "size"}
         kept = {name: value for name, value in s.options().items() if name in KEPT} if G.features else None
-        about = {"guidance": made | {"pixels": list(picture.size)}, "like": like, "options": options, "kept": kept}
+        about = {"guidance": made, "like": like, "options": options, "pixels": list(picture.size), "kept": kept}
         print(save_guidance(out, G, about | model))
     return 0
 

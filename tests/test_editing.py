@@ -86,7 +86,7 @@ REFUSED = {
     "a strength of 2": (["sdedit", "--strength=2"], "give a share from 0 to 1"),
     "a step too late": (["masactrl", "--start-step=3"], "give a number from 0"),
     "a mask that is no picture": (["masked-pnp", "--mask=no.png"], "no.png"),
-    "a mask of another shape": (["masked-pnp", "--mask=wide.png"], "not of the picture's shape, 64x64"),
+    "a mask of another shape": (["masked-pnp", "--mask=wide.png"], "own shape, which is edited at 64x64"),
     "a scale of no use": (["ddim", "--source-scale=3"], "--source-scale changes nothing"),
     "an inversion of no use": (["sdedit", "--fixed-point=2"], "--fixed-point changes nothing, sdedit does not invert"),
     "two prompts of no use": (["pix2pix-zero", "--change=cat=dog", "--prompt=b"], "makes one picture"),
