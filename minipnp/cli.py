@@ -162,7 +162,12 @@ def translate_options(here: Parser) -> None:
     pnp = here.add_argument_group("Plug-and-Play")
     like_option(pnp)
     kept_options(pnp)
-    option(pnp, "--scale", "guidance scale w of Eq. (5); 5 with ddim and pix2pix-zero", type=number)
+    option(
+        pnp,
+        "--scale",
+        "guidance scale w of Eq. (5); 5 with ddim and pix2pix-zero; 3 with the bundled model",
+        type=number,
+    )
     option(pnp, "--alpha", "weight of the empty against the negative prompt, Eq. (6)", type=number)
     option(pnp, "--alpha-schedule", "its course", metavar="{constant,linear,exp}")
     pnp.add_argument("--random-start", help="ablation: start from noise of this seed, not from the guidance's",

@@ -106,7 +106,7 @@ def plan(given: dict, log: Log) -> Job:
     if image == "":
         raise InputError("--image is empty: give a picture or a folder of pictures")
     generated, like = image is None, given.get("like", "minipnp")
-    s = Settings.like(like, generated).with_options(given)
+    s = Settings.like(like, generated).with_options((suited(given) if like == "minipnp" else {}) | given)
     if given.get("reconstruct"):
         s = replace(s, inversion=replace(s.inversion, checks=CHECKS))
     negative = given.get("negative", source if s.source_is_negative else None)
@@ -135,7 +135,8 @@ def plan_from_file(path: Path, given: dict) -> Job:
         raise InputError(f"{flags}: settled by --guidance {path}; leave it out, or leave out --guidance")
     G, made = open_guidance(path, torch.device("cpu"))
     like = given.get("like", made["like"])
-    s = Settings.like(like, generated=False).with_options(made["options"] | given)
+    advised = suited(given) if like == "minipnp" else {}
+    s = Settings.like(like, generated=False).with_options(advised | made["options"] | given)
     if not G.latents.keys() >= set(timesteps(s.pnp.steps)):
         steps = made["options"]["steps"]
         raise InputError(f"{path}: made for an edit in {steps} steps: give --steps {steps}, or `minipnp invert` again")
@@ -295,7 +296,8 @@ def sample(given: dict, argv: list[str]) -> int:
     if not prompts:
         raise InputError("no --prompt: say what to make")
     out = where(given, slug(prompts[0]), many=len(prompts) > 1)
-    how = {name: given.get(name, default) for name, default in DEFAULTS["sample"].items()}
+    chosen = suited(given) | given
+    how = {name: chosen.get(name, default) for name, default in DEFAULTS["sample"].items()}
     timesteps(how["steps"])
     with log.warnings_as_notes():
         sd, model = load(given, log)
@@ -334,12 +336,22 @@ def model_of(given: dict, half: bool = False) -> tuple[Path, str]:
     return hub.resolve(name, half=half), why
 
 
-def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:
+def known_words(path: Path) -> KnownWords | None:
     try:
-        known = KnownWords.of(path)
+        return KnownWords.of(path)
     except InputError:  # somebody else's words.json
-        return
-    said = [given.get("prompt") or [], given.get("source") or []]
+        return None
+
+
+def suited(given: dict) -> dict[str, float]:
+    """The guidance scale that suits the model, where it tells one; other options are the same for all models."""
+    here = given.get("model") in (None, "bundled", "sd15") or Path(given["model"]).is_dir()
+    known = known_words(model_of(given)[0]) if here else None
+    return {"scale": known.scale} if known and known.scale else {}
+
+
+def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:
+    known, said = known_words(path), [given.get("prompt") or [], given.get("source") or []]
     for text in [text for texts in said for text in ([texts] if isinstance(texts, str) else texts)]:
         if known and text.strip() and "{" not in text and not known.any_in(text):
             log.note(f"{path.name} knows no word of {text!r}: `python -m minipnp words` lists what its prompts may say")

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch.nn import functional as F
 
 from minipnp import hub
-from minipnp.commands import load, picture_of, sheet, slug, stem, where
+from minipnp.commands import load, picture_of, sheet, slug, stem, suited, where
 from minipnp.editing import METHODS, SOURCE_SCALE, Original, edit
 from minipnp.errors import InputError
 from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tensor
@@ -64,7 +64,7 @@ def translate_by(name: str, given: dict, argv: list[str]) -> int:
         find_images(given["image"])  # whether it is there
         if Path(given["image"]).is_dir():
             raise InputError(f"--method {name} takes one picture at a time: give a file for --image")
-    log = Log(given.get("quiet", False))
+    log, own = Log(given.get("quiet", False)), suited(given) | own
     at = f"{stem(Path(given['image'])) if 'image' in given else slug(given['source'])}-{name}"
     out = where(given, at, many=len(prompts) > 1)
     with log.warnings_as_notes():
@@ -128,11 +128,11 @@ def compare(given: dict, argv: list[str]) -> int:
         round_trip = to_image(sd.decode(o.x_0(50)))
         if word is None:
             log.note("without --word masked-pnp is left out, and MasaCtrl is without masks")
-        rows, cells = [], [("source", picture), ("VAE round trip", round_trip)]
+        rows, cells, advised = [], [("source", picture), ("VAE round trip", round_trip)], suited(given)
         for name, options, label in runs(word, given.get("blend_threshold")):
             began = time.perf_counter()
             try:
-                made = to_image(edit(name, o, prompt, given.get("negative"), options, log.progress))
+                made = to_image(edit(name, o, prompt, given.get("negative"), advised | options, log.progress))
             except InputError as error:
                 log.note(f"{label} is left out: {error}")
                 continue
@@ -142,7 +142,7 @@ def compare(given: dict, argv: list[str]) -> int:
         if not rows:
             raise InputError("no method could edit this picture: the notes say why")
         chosen = {name: given.get(name) for name in ("negative", "blend_threshold")}
-        settings = about | chosen | {"prompts": [prompt], "word": word} | model
+        settings = about | chosen | advised | {"prompts": [prompt], "word": word} | model
         grid = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         table = as_table(("method", "seconds", "PSNR", "edges"), rows)
         for line in table.splitlines():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from minipnp.commands import load
+from minipnp.commands import load, suited
 from minipnp.errors import InputError
 from minipnp.images import write_text_atomic
 from minipnp.loading import pick_device
@@ -40,7 +40,9 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
         if (size := given.get("size")) is not None and (size < 1 or size % sd.multiple):
             raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
         about = model | {"device": sd.device.type}  # under torchrun each process has a GPU of its own
-        plan = Plan(benchmark, methods, measures, about, inversion, given.get("steps"), size)
+        plan = Plan(
+            benchmark, methods, measures, about, inversion, given.get("steps"), size, suited(given).get("scale")
+        )
         pictures = out / "pictures" if given.get("pictures") else None
         evaluate(plan, sd, out / "records", log, part, parts, pictures)
         return finish(plan, out, log, argv)

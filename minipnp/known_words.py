@@ -12,12 +12,13 @@ FILE = "words.json"
 
 @dataclass(frozen=True)
 class KnownWords:
-    """template: how its captions read. categories: its concepts, by their kind."""
+    """template: how its captions read. categories: its concepts, by their kind. scale: of guidance, what suits it."""
 
     template: str
     styles: tuple[str, ...]
     categories: dict[str, tuple[str, ...]]
     colours: tuple[str, ...]
+    scale: float | None = None
 
     @classmethod
     def of(cls, model: Path) -> "KnownWords | None":
@@ -28,7 +29,9 @@ class KnownWords:
             said = json.loads(place.read_text(encoding="utf-8"))
             kinds = dict.fromkeys(said["categories"].values())
             categories = {kind: tuple(w for w, k in said["categories"].items() if k == kind) for kind in kinds}
-            return cls(said["template"], tuple(said["styles"]), categories, tuple(said["colours"]))
+            return cls(
+                said["template"], tuple(said["styles"]), categories, tuple(said["colours"]), said.get("guidance_scale")
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{place}: not a list of words as minipnp writes it ({error!r})") from None
 

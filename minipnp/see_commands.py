@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as to_safetensors
 
-from minipnp.commands import load, sheet, slug, stem, where
+from minipnp.commands import load, sheet, slug, stem, suited, where
 from minipnp.ddim import timesteps
 from minipnp.edit_commands import as_table
 from minipnp.errors import InputError
@@ -241,7 +241,7 @@ def injection(given: dict, argv: list[str]) -> int:
         raise InputError("give one --prompt: say what to make of the guidance")
     path, negative, seed = find_images(names[0])[0], given.get("negative"), given.get("seed", 1)
     own = ("steps", "tau_f", "tau_A", "scale", "size", "square", "inversion_steps", "inversion_at", "fixed_point")
-    s = Settings().with_options({name: given[name] for name in own if name in given})
+    s = Settings().with_options(suited(given) | {name: given[name] for name in own if name in given})
     guidance = read_image(path)
     out = where(given, stem(path) + "-injection", many=False)
     with log.warnings_as_notes():

@@ -16,10 +16,11 @@ import torch
 
 import minipnp
 from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tensor
+from minipnp.known_words import KnownWords
 
 BUNDLED = Path(__file__).parent.parent / "weights" / "bundled"
 PROMPT, OTHER = "a flat icon of a cow on a blue background", "a glossy icon of a dog on a green background"
-HERE, EDIT = minipnp.Inversion(), minipnp.PnP()
+HERE, EDIT = minipnp.Inversion(), minipnp.PnP(scale=KnownWords.of(BUNDLED).scale)
 NEXT, CURRENT = minipnp.Inversion(999, "next", 0), minipnp.Inversion(999, "current", 0)
 RESAMPLED = replace(CURRENT, resample=999)
 
@@ -27,12 +28,12 @@ RESAMPLED = replace(CURRENT, resample=999)
 CHANGES = {
     "another prompt (yardstick)": (HERE, EDIT, None, OTHER),
     "one step more of f and of A (41, 26 of 50)": (HERE, replace(EDIT, inclusive=True), None, PROMPT),
-    "guidance scale 10 in place of 7.5": (HERE, replace(EDIT, scale=10.0), None, PROMPT),
+    "guidance scale 4 in place of 3": (HERE, replace(EDIT, scale=4.0), None, PROMPT),
     "VAE posterior sampled, not its mean": (HERE, EDIT, 0, PROMPT),
     "inversion in 999 steps": (CURRENT, EDIT, None, PROMPT),
     "the same at eps(x_t, t'): pnp-diffusers": (NEXT, EDIT, None, PROMPT),
     "in 999 steps, and source re-sampled in 999": (RESAMPLED, EDIT, None, PROMPT),
-    "all of plug-and-play": (RESAMPLED, replace(EDIT, inclusive=True, scale=10.0), 0, PROMPT),
+    "all of plug-and-play": (RESAMPLED, replace(EDIT, inclusive=True, scale=4.0), 0, PROMPT),
 }
 
 

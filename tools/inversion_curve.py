@@ -16,6 +16,7 @@ from pathlib import Path
 
 import minipnp
 from minipnp import hub
+from minipnp.commands import suited
 from minipnp.guidance import Inversion
 from minipnp.images import write_text_atomic
 from minipnp.measure import benchmarks, metrics, records, report
@@ -123,8 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     benchmark = one_prompt_each(benchmarks.read("bundled"), args.limit)
     measures = metrics.load(("iou", "icons"), benchmark.layout, None, "cpu")
     sd = minipnp.load(path, device="cpu")
+    scale = suited({"model": args.model}).get("scale")
     about = {"weights_sha256": {network: hub.sha256(file) for network, file in sd.source.files.items()}}
-    plans = {s: Plan(benchmark, (RECONSTRUCTION, "pnp"), measures, about, how) for s, how in settings().items()}
+    plans = {
+        s: Plan(benchmark, (RECONSTRUCTION, "pnp"), measures, about, how, scale=scale) for s, how in settings().items()
+    }
     for (form, n), plan in ({} if args.table else plans).items():
         log.say(f"{form}, {n} steps")
         evaluate(plan, sd, args.out / "records", log, part, parts)

@@ -14,9 +14,11 @@ import torch
 import minipnp
 from minipnp.guidance import Inversion
 from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tensor
+from minipnp.known_words import KnownWords
 from minipnp.pnp import PnP, plug_and_play
 
 BUNDLED = Path(__file__).parent.parent / "weights" / "bundled"
+EDIT = PnP(scale=KnownWords.of(BUNDLED).scale)
 PROMPT = "a flat icon of a cow on a blue background"
 WAYS = {
     "eps(x_t, t), 50 steps": Inversion(50, "current", 0),
@@ -40,9 +42,9 @@ def main() -> None:
         for path in images:
             picture = to_tensor(fit(read_image(path), sd.size, sd.multiple))
             edits = []
-            for keep in (PnP(), None):
+            for keep in (EDIT, None):
                 G = minipnp.guidance_from_picture(sd, picture, how=how, keep=keep)
-                *_, (_, x) = plug_and_play(sd.unet, G, [text], null)
+                *_, (_, x) = plug_and_play(sd.unet, G, [text], null, s=EDIT)
                 edits.append(x)
             kept, own = edits
             errors.append(((kept - own).norm() / own.norm()).item())

@@ -9,6 +9,7 @@ from pathlib import Path
 import minipnp
 from minipnp.hub import WEIGHTS
 from minipnp.images import fit, read_image, side_by_side, to_image, to_tensor
+from minipnp.known_words import KnownWords
 
 PAIRS = {
     "house-fluent-emoji-high-contrast": "a glossy icon of a house on a teal background",
@@ -19,15 +20,18 @@ PAIRS = {
 }
 
 
+EDIT = minipnp.PnP(scale=KnownWords.of(WEIGHTS / "bundled").scale)
+
+
 def main() -> None:
     out = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "docs" / "translations.png")
     sd = minipnp.load(WEIGHTS / "bundled")
     guidance, made = [], []
     for name, prompt in PAIRS.items():
         picture = fit(read_image(WEIGHTS / "bundled" / "examples" / f"{name}.png"), sd.size, sd.multiple)
-        G = minipnp.guidance_from_picture(sd, to_tensor(picture), keep=minipnp.PnP())
+        G = minipnp.guidance_from_picture(sd, to_tensor(picture), keep=EDIT)
         guidance.append(picture)
-        made.append(to_image(minipnp.translate(sd, G, [prompt])[0]))
+        made.append(to_image(minipnp.translate(sd, G, [prompt], settings=EDIT)[0]))
         print(prompt, flush=True)
     side_by_side([guidance, made], [["guidance"] * len(PAIRS), list(PAIRS.values())]).save(out)
     print(out)

@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation is. about: the model, as the records say it. steps: of every method; None: its own number."""
+    """What an evaluation is. about: the model, as the records say it. steps, scale: of every method; None: its own."""
 
     benchmark: Benchmark
     methods: tuple[str, ...]
@@ -60,6 +60,7 @@ class Plan:
     inversion: Inversion = Inversion()
     steps: int | None = None
     size: int | None = None
+    scale: float | None = None
 
     def __post_init__(self):
         check(self.methods, self.steps)
@@ -89,7 +90,7 @@ class Plan:
             run = RUNS[method]
             decides |= {
                 "texts": [pair.source, pair.prompt, pair.scale, pair.asked], "mask": pair.mask,
-                "run": [run.method, run.random_start, run.options_for(pair, self.steps)],
+                "run": [run.method, run.random_start, run.options_for(pair, self.steps, self.scale)],
                 "metrics": sorted(self.metrics.measures), "networks": self.metrics.weights,
             }  # fmt: skip
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:20]
@@ -167,7 +168,7 @@ def result(plan: Plan, o: Original, before: Tensor, job: Job) -> tuple[dict[str,
         G = o.guidance(plan.steps or STEPS)
         round_trip, again = _levels(o.sd.decode(G.x_0)), _levels(reconstruct(o.sd, G))
         return {"psnr": psnr(to_image(again), to_image(round_trip)), "ssim": ssim(again, round_trip)}, again
-    after = _levels(run_method(RUNS[job.method], o, job.pair, plan.steps))
+    after = _levels(run_method(RUNS[job.method], o, job.pair, plan.steps, plan.scale))
     return plan.metrics(Case(job.pair, before, after)), after
 
 

@@ -1,7 +1,7 @@
 """Methods × ablations: what an evaluation runs on every pair, by name.
 
-The settings are those of `translate --method`, each method's own defaults, so the scale and the shares of steps are
-its authors'. Configurations A to E of pix2pix-zero are those of its ablation: A is SDEdit with the swapped caption; B
+The settings are those of `translate --method`, each method's own defaults, so the scale (where the model does not ask
+for one of its own) and the shares of steps are its authors'. Configurations A to E of pix2pix-zero are those of its ablation: A is SDEdit with the swapped caption; B
 inverts without regularisation and adds the captions' difference as the direction; C regularises the inversion; D takes
 the direction from templates, around the object's words where only they change, else around the captions; E is all of
 it, with cross-attention guidance.
@@ -44,8 +44,9 @@ class Run:
             return "no word for the object"
         return None
 
-    def options_for(self, pair: Pair, steps: int | None) -> dict[str, object]:
-        options = dict(self.options) | ({} if steps is None else {"steps": steps})
+    def options_for(self, pair: Pair, steps: int | None, scale: float | None = None) -> dict[str, object]:
+        given = {"steps": steps, "scale": scale}
+        options = dict(self.options) | {name: value for name, value in given.items() if value is not None}
         if self.word and pair.word and pair.source:
             options["word"] = pair.word
         if self.templates:
@@ -91,9 +92,11 @@ def seed_of(pair: Pair) -> int:
     )
 
 
-def run_method(r: Run, o: Original, pair: Pair, steps: int | None = None, progress: Progress = silent) -> Tensor:
+def run_method(
+    r: Run, o: Original, pair: Pair, steps: int | None = None, scale: float | None = None, progress: Progress = silent
+) -> Tensor:
     """The picture [1, 3, H, W], about [−1, 1]. InputError: the method cannot do this pair."""
-    options = r.options_for(pair, steps)
+    options = r.options_for(pair, steps, scale)
     if not r.random_start:
         return edit(r.method, o, pair.prompt, options=options, progress=progress)
     s = replace(PnP(), steps=options.pop("steps", PnP().steps), **options)

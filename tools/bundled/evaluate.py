@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from minipnp.commands import suited
 from minipnp.ddim import sample, timesteps
 from minipnp.guidance import Inversion
 from minipnp.hub import sha256
@@ -215,9 +216,10 @@ def main(argv: list[str] | None = None) -> None:
     prepare(args.data, source.configs["unet"].size * source.configs["vae"].factor)
     sd = StableDiffusion(*load_networks(source, device, dtype), Tokens.read(args.data), source, device, dtype)
     classifier = args.model / "classifier"
-    judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), args.steps, PnP().scale)
+    scale = suited({"model": str(args.model)}).get("scale", PnP().scale)
+    judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), args.steps, scale)
     lists = {name: rows[: args.limit] for name, rows in benchmark.read().items()}
-    folder = args.work / f"evaluation-{fingerprint(args.model, args.steps, str(dtype), args.limit)}"
+    folder = args.work / f"evaluation-{fingerprint(args.model, args.steps, scale, str(dtype), args.limit)}"
     part, parts = map(int, args.shard.split("/"))
     clock = Clock(args.minutes)
 
@@ -234,7 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = Plan(
         benchmarks.read(str(benchmark.SHIPPED)).first(args.limit), METHODS,
         metrics.load(("icons", "iou"), "bundled", classifier=classifier), about,
-        Inversion(steps=args.inversion_steps), args.steps,
+        Inversion(steps=args.inversion_steps), args.steps, scale=scale,
     )  # fmt: skip
     if not clock.over():
         translate_all(plan, sd, folder / "translations", Log(), part, parts, over=clock.over)

@@ -42,6 +42,7 @@ from tools.bundled.fetch import DATA
 from tools.bundled.training import WORK, State, need
 
 FOLDER = Path("weights/bundled")
+SCALE = 3.0  # of guidance: at 7.5, which suits SD-1.5, shapes of this model come apart
 LIMIT = 40_000_000  # bytes, of all weights
 LAYOUTS: dict[str, tuple[Network, str, Rules]] = {
     "unet": (UNET, "", UNET_COMPONENT),
@@ -112,6 +113,7 @@ def words() -> dict:
         "concepts": TRAINED_CONCEPTS,
         "categories": {c.words: c.category for c in CONCEPTS if c.words in TRAINED_CONCEPTS},
         "colours": list(COLOURS),
+        "guidance_scale": SCALE,
         "held_out": {"style": HELD_OUT_STYLE, "concepts": HELD_OUT_CONCEPTS},
     }
 
