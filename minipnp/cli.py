@@ -165,7 +165,7 @@ def translate_options(here: Parser) -> None:
     option(
         pnp,
         "--scale",
-        "guidance scale w of Eq. (5); 5 with ddim and pix2pix-zero; 3 with the bundled model",
+        "guidance scale w of Eq. (5); ddim and pix2pix-zero 5, the bundled model 3",
         type=number,
     )
     option(pnp, "--alpha", "weight of the empty against the negative prompt, Eq. (6)", type=number)

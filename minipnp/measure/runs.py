@@ -1,10 +1,10 @@
 """Methods × ablations: what an evaluation runs on every pair, by name.
 
 The settings are those of `translate --method`, each method's own defaults, so the scale (where the model does not ask
-for one of its own) and the shares of steps are its authors'. Configurations A to E of pix2pix-zero are those of its ablation: A is SDEdit with the swapped caption; B
-inverts without regularisation and adds the captions' difference as the direction; C regularises the inversion; D takes
-the direction from templates, around the object's words where only they change, else around the captions; E is all of
-it, with cross-attention guidance.
+for one of its own) and the shares of steps are its authors'. Configurations A to E of pix2pix-zero are those of its
+ablation: A is SDEdit with the swapped caption; B inverts without regularisation and adds the captions' difference as
+the direction; C regularises the inversion; D takes the direction from templates, around the object's words where only
+they change, else around the captions; E is all of it, with cross-attention guidance.
 """
 
 import hashlib
