@@ -353,8 +353,13 @@ def suited(given: dict) -> dict[str, float]:
 def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:
     known, said = known_words(path), [given.get("prompt") or [], given.get("source") or []]
     for text in [text for texts in said for text in ([texts] if isinstance(texts, str) else texts)]:
-        if known and text.strip() and "{" not in text and not known.any_in(text):
+        if known and text.strip() and "{" not in text and _utf8(text) and not known.any_in(text):
             log.note(f"{path.name} knows no word of {text!r}: `python -m minipnp words` lists what its prompts may say")
+
+
+def _utf8(text: str) -> bool:
+    """If not, an error is to come that says more."""
+    return text == text.encode(errors="ignore").decode()
 
 
 def load(given: dict, log: Log) -> tuple[StableDiffusion, dict]:

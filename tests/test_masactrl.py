@@ -199,8 +199,6 @@ def test_masks_may_be_read_at_any_share(golden_unet, inputs):
 # ---- the effect, on the bundled model ----
 
 EDITS = {
-    "horse-noto": ("a noto icon of a horse on a yellow background", "horse",
-                   "a flat icon of a cow on a yellow background", "cow"),
     "cat-twemoji": ("a twemoji icon of a cat on a blue background", "cat",
                     "a glossy icon of a dog on a blue background", "dog"),
     "guitar-noto": ("a noto icon of a guitar on a green background", "guitar",
@@ -215,7 +213,7 @@ def sd():
 
 @pytest.mark.parametrize("name", EDITS)
 def test_masks_keep_the_background_closer_to_the_source(sd, name):
-    """By 0.7, 1.2 and 1.4 dB; asserted 0.4. The background: what has the colour of the picture's corner."""
+    """By 3.8 and 0.9 dB; asserted 0.4. The background: what has the colour of the picture's corner."""
     source, source_word, target, target_word = EDITS[name]
     picture = to_tensor(fit(read_image(WEIGHTS / f"examples/{name}.png"), sd.size, sd.multiple))
     background = (picture - picture[..., :1, :1]).abs().amax(dim=1) < 0.1
