@@ -7,6 +7,7 @@ several methods need of a picture, its inversion under a text, is made once.
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -48,8 +49,13 @@ class Original:
     ):  # fmt: skip
         self.sd, self.source, self.seed, self.progress, self.square = sd, source, seed, progress, square
         self.inversion, self.source_scale, self.generated, self.keep = inversion, source_scale, x_0 is None, keep
-        self.null, self.text = sd.embed(""), sd.embed(source)
+        self.null = sd.embed("")
         self._x_0, self._size, self._made = x_0, size, {}
+
+    @cached_property
+    def text(self) -> Tensor:
+        """The source's, embedded."""
+        return self.sd.embed(self.source)
 
     def guidance(self, steps: int, by_source: bool = False) -> Guidance:
         """The original's denoising: inverted under the empty prompt or the source's text, or generated from that."""

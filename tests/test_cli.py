@@ -124,14 +124,14 @@ def test_nothing_is_overwritten_by_another_result(here, capsys):
     assert main([*first, "--out=o"]) == main([*first, "--out=x.png"]) == 0  # the same: nothing changes, times neither
     assert files(here) == before
 
-    other = [*first, "--scale=3"]
+    other = [*first, "--scale=4"]
     assert main([*other, "--out=o"]) == main([*other, "--out=x.png"]) == main([*other, "--out=o"]) == 0
     after = files(here)
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {
         "o-2/run.json", "o-2/side-by-side.png", "o-2/translation.png", "x-2.png", "x-2.run.json", "x-2.side-by-side.png"
     }  # fmt: skip
-    assert written("o-2/translation.png")["scale"] == written("x-2.png")["scale"] == 3
+    assert written("o-2/translation.png")["scale"] == written("x-2.png")["scale"] == 4
     assert capsys.readouterr().out.split()[-1] == "o-2/run.json"
 
 
@@ -453,6 +453,15 @@ def test_without_arguments_the_bundled_example(here, capsys):
     )
     out = f"out/{Path(commands.EXAMPLE).stem}"
     assert written(f"{out}/translation.png")["prompts"] == [commands.EXAMPLE_PROMPT]
+
+
+@pytest.mark.parametrize("more, scale", [([], 3), (["--scale=5"], 5), (["--like=pnp-diffusers"], 7.5)])
+def test_the_guidance_scale_is_the_model_s_where_nothing_else_is_said(here, more, scale):
+    assert main(["translate", *QUICK, f"--image={HORSE}", COW, *more, "--out=o"]) == 0
+    assert written("o/translation.png")["scale"] == scale
+    if "--like=pnp-diffusers" not in more:
+        assert main(["translate", "--method=sdedit", f"--image={HORSE}", COW, *QUICK[:3], *more, "--out=s"]) == 0
+        assert written("s/sdedit.png")["options"]["scale"] == scale
 
 
 def test_which_model_and_why(here, capsys, monkeypatch):
