@@ -93,6 +93,8 @@ def plot(values: dict[Setting, dict[str, dict[str, float]]], path: Path) -> None
     for ax, (name, label) in zip(axes, AXES.items(), strict=True):
         for form in FORMS:
             there = [(evaluations(settings()[s]), values[s][name]) for s in values if s[0] == form]
+            if not there:
+                continue
             points = sorted((cost, report.interval(list(of.items()))) for cost, of in there)
             x, y = [cost for cost, _ in points], [value.mean for _, value in points]
             ax.plot(x, y, marker=marks[form], color=colours[form], label=form, markersize=5, linewidth=1.4)
