@@ -1,7 +1,7 @@
 """What features cost that were kept at the iterate before, not at the latent itself: python -m tools.kept_features
 
 With eps(x_t, t') or a fixed point on it, the evaluation for a level is made at the latent of the level before (or at
-the last but one iterate). Kept, its features save the edit's passes for the guidance, but are not those of these.
+the last but one iterate); begun at the last eps, which is the default, at a point that it predicts. Kept, its features save the edit's passes for the guidance, but are not those of these.
 Prints, as means over bundled guidance pictures, how far the edit's latent and picture are from the edit with passes of
 its own. At eps(x_t, t) they are the same to the bit; the first row shows that.
 """
@@ -24,7 +24,7 @@ WAYS = {
     "eps(x_t, t), 50 steps": Inversion(50, "current", 0),
     "the last eps, 50 steps, 1": Inversion(50, "last", 1),
     **{f"eps(x_t, t'), {n} steps": Inversion(n, "next", 0) for n in (50, 100, 250, 999)},
-    **{f"fixed point on it, 50 steps, {n}": Inversion(50, "next", n) for n in (1, 2, 3)},
+    **{f"fixed point on it, 50 steps, {n}": Inversion(50, "next", n) for n in (1, 2)},
 }
 
 
