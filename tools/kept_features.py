@@ -1,9 +1,10 @@
 """What features cost that were kept at the iterate before, not at the latent itself: python -m tools.kept_features
 
 With eps(x_t, t') or a fixed point on it, the evaluation for a level is made at the latent of the level before (or at
-the last but one iterate); begun at the last eps, which is the default, at a point that it predicts. Kept, its features save the edit's passes for the guidance, but are not those of these.
-Prints, as means over bundled guidance pictures, how far the edit's latent and picture are from the edit with passes of
-its own. At eps(x_t, t) they are the same to the bit; the first row shows that.
+the last but one iterate); begun at the last eps, which is the default, at a point that it predicts. Kept, its features
+save the edit's passes for the guidance, but are not those of these. Prints, as means over bundled guidance pictures,
+how far the edit's latent and picture are from the edit with passes of its own. At eps(x_t, t) they are the same to the
+bit; the first row shows that.
 """
 
 import argparse
