@@ -10,6 +10,7 @@ import re
 import sys
 from functools import partial
 
+from minipnp import __version__
 from minipnp.errors import InputError
 
 ON_OR_OFF = argparse.BooleanOptionalAction
@@ -18,14 +19,6 @@ ON_OR_OFF = argparse.BooleanOptionalAction
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise InputError(f"{message} (`{self.prog} --help` lists the options)")
-
-
-class Version(argparse.Action):
-    def __call__(self, *_):
-        from minipnp import __version__
-
-        print(__version__)
-        sys.exit(0)
 
 
 class Default:
@@ -106,7 +99,7 @@ def parser() -> Parser:
     top = Parser(
         prog="minipnp", description="Plug-and-Play Diffusion Features: a picture's layout, a text's appearance."
     )
-    top.add_argument("--version", action=Version, nargs=0, help="print the version")
+    top.add_argument("--version", action="version", version=__version__, help="print the version")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     translate_options(command(commands, "translate", "make pictures that keep a picture's layout and follow a text"))
     sample_options(command(commands, "sample", "make pictures from text alone"))
@@ -162,12 +155,7 @@ def translate_options(here: Parser) -> None:
     pnp = here.add_argument_group("Plug-and-Play")
     like_option(pnp)
     kept_options(pnp)
-    option(
-        pnp,
-        "--scale",
-        "guidance scale w of Eq. (5); ddim and pix2pix-zero 5, the bundled model 3",
-        type=number,
-    )
+    option(pnp, "--scale", "w of Eq. (5); ddim and pix2pix-zero 5, the bundled model 3", type=number)
     option(pnp, "--alpha", "weight of the empty against the negative prompt, Eq. (6)", type=number)
     option(pnp, "--alpha-schedule", "its course", metavar="{constant,linear,exp}")
     pnp.add_argument("--random-start", help="ablation: start from noise of this seed, not from the guidance's",

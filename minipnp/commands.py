@@ -1,6 +1,5 @@
 """The commands of the command line. Each takes the options that were given, and argv to write it down."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from minipnp.loading import pick_device, pick_dtype
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, draw, guidance_from_picture, guidance_from_prompt, reconstruct
 from minipnp.pnp import PnP
-from minipnp.run import Log, Settings, check_out, default, record, save
+from minipnp.run import Log, Settings, check_out, check_writable, default, picture_of, record, save
 
 EXAMPLE = "bundled/examples/house-fluent-emoji-high-contrast.png"  # under weights/
 EXAMPLE_PROMPT = "a glossy icon of a house on a teal background"
@@ -106,7 +105,7 @@ def plan(given: dict, log: Log) -> Job:
     if image == "":
         raise InputError("--image is empty: give a picture or a folder of pictures")
     generated, like = image is None, given.get("like", "minipnp")
-    s = Settings.like(like, generated).with_options((suited(given) if like == "minipnp" else {}) | given)
+    s = Settings.like(like, generated).with_options(suited(given, like) | given)
     if given.get("reconstruct"):
         s = replace(s, inversion=replace(s.inversion, checks=CHECKS))
     negative = given.get("negative", source if s.source_is_negative else None)
@@ -135,8 +134,7 @@ def plan_from_file(path: Path, given: dict) -> Job:
         raise InputError(f"{flags}: settled by --guidance {path}; leave it out, or leave out --guidance")
     G, made = open_guidance(path, torch.device("cpu"))
     like = given.get("like", made["like"])
-    advised = suited(given) if like == "minipnp" else {}
-    s = Settings.like(like, generated=False).with_options(advised | made["options"] | given)
+    s = Settings.like(like, generated=False).with_options(suited(given, like) | made["options"] | given)
     if not G.latents.keys() >= set(timesteps(s.pnp.steps)):
         steps = made["options"]["steps"]
         raise InputError(f"{path}: made for an edit in {steps} steps: give --steps {steps}, or `minipnp invert` again")
@@ -227,11 +225,6 @@ def inverted(path: Path, sd: StableDiffusion, s: Settings, log: Log, keep: bool)
     return G, picture, picture_of(path)
 
 
-def picture_of(path: Path) -> dict:
-    """What the records say of a picture."""
-    return {"picture": path.name, "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
 def invert(given: dict, argv: list[str]) -> int:
     """A picture's guidance into a file, for translations to come."""
     log, path = Log(given.get("quiet", False)), given.get("image")
@@ -244,7 +237,7 @@ def invert(given: dict, argv: list[str]) -> int:
     out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors").expanduser()
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"--out {str(out)!r}: give a name in .safetensors")
-    check_out(out.parent / "x", many=False)
+    check_writable(out, out.parent)
     if "seed" in given and not s.vae_sampled:
         log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
     read_image(path)
@@ -343,8 +336,13 @@ def known_words(path: Path) -> KnownWords | None:
         return None
 
 
-def suited(given: dict) -> dict[str, float]:
-    """The guidance scale that suits the model, where it tells one; other options are the same for all models."""
+def suited(given: dict, like: str = "minipnp") -> dict[str, float]:
+    """The guidance scale that suits the model, where it tells one; other options are the same for all models.
+
+    like: another codebase's defaults are its own for all models.
+    """
+    if like != "minipnp":
+        return {}
     here = given.get("model") in (None, "bundled", "sd15") or Path(given["model"]).is_dir()
     known = known_words(model_of(given)[0]) if here else None
     return {"scale": known.scale} if known and known.scale else {}

@@ -8,14 +8,14 @@ from PIL.Image import Image
 from torch.nn import functional as F
 
 from minipnp import hub
-from minipnp.commands import load, picture_of, sheet, slug, stem, suited, where
+from minipnp.commands import load, sheet, slug, stem, suited, where
 from minipnp.editing import METHODS, SOURCE_SCALE, Original, edit
 from minipnp.errors import InputError
 from minipnp.images import find_images, fit, psnr, read_image, to_image, to_tensor
 from minipnp.methods.sdedit import STRENGTHS
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides
-from minipnp.run import INVERSION, Log, inversion_of, record, save
+from minipnp.run import INVERSION, Log, inversion_of, picture_of, record, save
 
 GENERAL = (
     "image prompt negative out source source_scale seed size square inversion_steps inversion_at fixed_point "
@@ -88,27 +88,24 @@ def translate_by(name: str, given: dict, argv: list[str]) -> int:
 
 def refuse_unused(name: str, given: dict) -> None:
     """Raises InputError for an option that would change nothing."""
-    generated = given.get("image") is None
-    unused = [*("inversion_steps", "inversion_at", "fixed_point"), "square"] if generated else ["source_scale"]
-    unused += ["inversion_steps", "inversion_at", "fixed_point"] if name in ("sdedit", "pix2pix-zero") else []
-    for option in unused:
-        if option in given:
-            what = "the picture is generated here" if generated else "the picture is an --image here"
-            why = f"{name} does not invert in that way" if option.startswith(("inv", "fix")) and not generated else what
-            raise InputError(f"--{option.replace('_', '-')} changes nothing, {why}: leave it out")
+    generated, p2z = given.get("image") is None, name == "pix2pix-zero"
+    here = "the picture is generated here" if generated else "the picture is an --image here"
+    unused = {"square": here} if generated else {"source_scale": here}
+    if generated or name == "sdedit" or p2z:
+        unused |= dict.fromkeys(INVERSION, here if generated else f"{name} does not invert in that way")
+    if p2z and generated:
+        unused |= dict.fromkeys(("lambda_ac", "lambda_kl", "gain"), "a generated picture is not inverted")
+    elif p2z:
+        unused |= {"negative": "the regularised inversion is without guidance"}
+    unused |= {"save_direction_to": "--direction is a saved one"} if "direction_file" in given else {}
     for option, other in (("blend_threshold", "blend"), ("blend_start", "blend"), ("threshold", "word")):
-        if option in given and other not in given:
-            raise InputError(f"--{option.replace('_', '-')} is that of --{other}: give it too")
-    of_inversion = {"negative"} if not generated else {"lambda_ac", "lambda_kl", "gain"}
-    if name == "pix2pix-zero" and (unread := sorted(of_inversion & given.keys())):
-        which = "a generated" if generated else "an inverted"
-        raise InputError(
-            f"--{unread[0].replace('_', '-')} changes nothing for {which} picture in pix2pix-zero: leave it out"
-        )
-    if name == "pix2pix-zero" and given.keys() & {"change", "direction_file"} and len(given["prompt"]) > 1:
+        unused |= {} if other in given else {option: f"it is that of --{other}"}
+    for option, why in unused.items():
+        if option in given:
+            flag = option.removesuffix("_to").replace("_", "-")
+            raise InputError(f"--{flag} changes nothing, {why}: leave it out")
+    if p2z and given.keys() & {"change", "direction_file"} and len(given["prompt"]) > 1:
         raise InputError("with --change or --direction pix2pix-zero makes one picture, whatever the prompt: give one")
-    if "direction_file" in given and "save_direction_to" in given:
-        raise InputError("--direction is a saved one already: leave out --save-direction")
 
 
 def compare(given: dict, argv: list[str]) -> int:

@@ -66,7 +66,7 @@ class Original:
             args = self.sd.unet, x_T, self.text, self.null, steps, self.source_scale
             self._made[key] = guidance_from_text(*args, progress=self.progress)
         elif key not in self._made:
-            under, how = self.text if by_source else self.null, replace(self.inversion, checks=0)
+            under, how = self.text if by_source else self.null, self.inversion
             reads = self.keep and not by_source and keeps_features(how, steps)
             taps = PnP(steps=steps).taps() if reads else {}
             self._made[key] = guidance_from_latent(

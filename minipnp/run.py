@@ -1,6 +1,7 @@
 """One run of the command line: what it is set to, what it says on the way, which files it leaves behind."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -194,6 +195,11 @@ class Log:
             yield thing
 
 
+def picture_of(path: Path) -> dict[str, str]:
+    """What records say of a picture's file."""
+    return {"picture": path.name, "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
 def record(settings: dict, log: Log, argv: list[str], **more) -> dict:
     """What run.json holds: enough to repeat the run. `settings` decide the pictures, the rest is how it went."""
     packages = ("torch", "numpy", "pillow", "einops", "safetensors", "open_clip_torch", "huggingface_hub")
@@ -273,6 +279,11 @@ def check_out(out: Path, many: bool) -> None:
         raise InputError(f"--out {str(out)!r}: there will be several pictures; give a folder")
     if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff") and not out.is_dir():
         raise InputError(f"--out {str(out)!r}: pictures are written as PNG; give a name in .png, or a folder")
-    there = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not (there.is_dir() or (there == out and is_png(out))) or not os.access(there, os.W_OK):
+    check_writable(out, out.parent if is_png(out) else out)
+
+
+def check_writable(out: Path, folder: Path) -> None:
+    """Raises InputError where nothing could be written into the folder, which need not be there, that `out` means."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
         raise InputError(f"--out {str(out)!r}: {str(there)!r} is not a folder that can be written")

@@ -92,7 +92,7 @@ REFUSED = {
     "two prompts of no use": (["pix2pix-zero", "--change=cat=dog", "--prompt=b"], "makes one picture"),
     "a direction that is there": (
         ["pix2pix-zero", "--direction=a", "--save-direction=b"],
-        "leave out --save-direction",
+        "--save-direction changes nothing, --direction is a saved one",
     ),
 }
 

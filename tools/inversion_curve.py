@@ -22,7 +22,8 @@ from minipnp.images import write_text_atomic
 from minipnp.measure import benchmarks, metrics, records, report
 from minipnp.measure.benchmarks import Benchmark
 from minipnp.measure.evaluation import RECONSTRUCTION, Plan, evaluate
-from minipnp.run import Log
+from minipnp.pnp import PnP
+from minipnp.run import Log, Settings
 
 STEPS = (20, 50, 100, 250)
 FORMS = {  # what it is called: (at, iterations, steps)
@@ -48,8 +49,8 @@ def settings() -> dict[Setting, Inversion]:
 
 def evaluations(how: Inversion) -> int:
     """Of the network, for the guidance and its features; resampling, where the edit's levels are not met, included."""
-    up, down = how.schedule(EDIT_STEPS)
-    return (1 if how.at == "last" else len(up)) + len(up) * how.iterations + len(down)
+    due = Settings(PnP(steps=EDIT_STEPS), how).evaluations(False, 0, False, False, kept=None)
+    return due["inversion"] + due.get("resampling", 0)
 
 
 def one_prompt_each(whole: Benchmark, n: int) -> Benchmark:

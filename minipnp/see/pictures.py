@@ -1,6 +1,5 @@
 """The pictures that are looked at: from files and texts, as they were asked for, to their x_t."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from minipnp.ddim import timesteps
 from minipnp.errors import InputError
 from minipnp.images import LONGEST, find_images, read_image, to_image, to_tensor
 from minipnp.model import StableDiffusion
-from minipnp.run import Log
+from minipnp.run import Log, picture_of
 from minipnp.see.collect import Seen, generated, inverted, levels, noised
 
 
@@ -109,8 +108,7 @@ def gather(
         for i, (path, prompt) in enumerate(zip(job.paths, job.prompts, strict=True)):
             image = to_size(read_image(path), size, sd.multiple)
             seen = job.x_t(sd, image, prompt, ts, i, log)
-            about = {"picture": path.name, "picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            found.append((image, prompt, seen, about | {"prompt": prompt}))
+            found.append((image, prompt, seen, picture_of(path) | {"prompt": prompt}))
         for i, source in enumerate(job.sources, len(job.paths)):
             seed = job.seed + i
             seen = generated(sd, source, ts, seed, job.steps, size=size, progress=log.progress)
