@@ -372,10 +372,15 @@ def load(given: dict, log: Log) -> tuple[StableDiffusion, dict]:
         fast = {name: given.get(name, False) for name in ("low_memory", "compile")}
         sd = minipnp.load(path, device=device, dtype=dtype, **options, **fast)
     with log.clock("checksums"):
-        sums = {network: hub.sha256(file) for network, file in sd.source.files.items()}
-    return sd, {
-        "weights_sha256": sums, "prediction": sd.unet.config.prediction, "ema": options["ema"],
-        "device": str(device), "dtype": str(dtype).removeprefix("torch."), "minipnp": minipnp.__version__,
+        return sd, identity(sd, options["ema"])
+
+
+def identity(sd: StableDiffusion, ema: bool | None = None) -> dict:
+    """What decides a model's pictures. ema: which of a single file's two kinds of weights was asked for."""
+    return {
+        "weights_sha256": {network: hub.sha256(file) for network, file in sd.source.files.items()},
+        "prediction": sd.unet.config.prediction, "ema": ema, "device": sd.device.type,
+        "dtype": str(sd.dtype).removeprefix("torch."), "minipnp": minipnp.__version__,
     }  # fmt: skip
 
 

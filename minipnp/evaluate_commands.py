@@ -39,9 +39,8 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
         sd, model = load(given, log)
         if (size := given.get("size")) is not None and (size < 1 or size % sd.multiple):
             raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
-        about = model | {"device": sd.device.type}  # under torchrun each process has a GPU of its own
         plan = Plan(
-            benchmark, methods, measures, about, inversion, given.get("steps"), size, suited(given).get("scale")
+            benchmark, methods, measures, model, inversion, given.get("steps"), size, suited(given).get("scale")
         )
         pictures = out / "pictures" if given.get("pictures") else None
         evaluate(plan, sd, out / "records", log, part, parts, pictures)

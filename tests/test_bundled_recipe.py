@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -18,8 +19,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from minipnp import load
+from minipnp import cli, load
+from minipnp.config import TextConfig, UNetConfig
+from minipnp.ddim import ALPHA_BAR
 from minipnp.errors import InputError
+from minipnp.measure import metrics
 from minipnp.measure.icons import foreground, iou
 from minipnp.tokenizer import Tokenizer
 from tools.bundled import (
@@ -224,25 +228,39 @@ def test_the_vae_learns_and_its_latents_have_unit_variance(data, trained):
     assert vae.encode(x).std().item() == pytest.approx(1, abs=0.1)  # other pictures than those it was measured on
 
 
-def test_branches_begin_at_zero_and_unused_embeddings_stay_there(data, trained):
-    weights = trained[1]["unet"].networks
+def test_branches_begin_at_zero_and_words_that_no_caption_has_say_nothing(data, trained, exported):
+    assert trained[1]["unet"].networks["unet.conv_out.weight"].any()  # it was 0 and has learnt
     used = Tokens.read(data).used()
-    tokens = weights["text_encoder.tokens.weight"]
+    tokens = load(exported).text_encoder.tokens.weight
     others = torch.ones(len(tokens), dtype=torch.bool)
     others[used] = False
     assert not tokens[others].any() and tokens[used].any(dim=1).all()
-    assert weights["unet.conv_out.weight"].any()  # it was 0 and has learnt
 
 
-def test_min_snr_weights_the_noisy_levels_fully_and_the_clean_ones_less():
-    class Answer(torch.nn.Module):
-        unet = staticmethod(lambda x, t, context: torch.zeros_like(x))
-        text_encoder = staticmethod(lambda ids: None)
+def test_the_exported_text_encoder_says_of_a_caption_what_the_trained_one_says(data, trained, exported):
+    ids = Tokens.read(data)("", "a flat icon of a dog on a teal background")
+    state = trained[1]["unet"]
+    configs = UNetConfig(**state.about["unet"]), TextConfig(**state.about["text"])
+    both = train_unet.Both(*configs, Tokens.read(data).used())
+    both.load_state_dict({key: x.half() if x.is_floating_point() else x for key, x in state.average.items()})
+    again = train_unet.Both.load(exported, Tokens.read(data).used())
+    assert all(torch.equal(x, again.state_dict()[key]) for key, x in both.state_dict().items())  # goes on from there
+    pipe = load(exported)
+    x, t = torch.randn(2, 4, 16, 16, generator=generator(0, 0)), torch.tensor([500])
+    with torch.no_grad():
+        wanted = pipe.unet(x, t, pipe.text_encoder(ids))
+        assert torch.allclose(both(x, t, ids), wanted, atol=1e-6 * wanted.abs().max().item())  # float32's rounding
 
-    x, z = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
-    clean, noisy = (train_unet.loss(Answer(), x, None, torch.tensor([t]), z).item() for t in (0, 999))
-    assert noisy == pytest.approx(1)
-    assert clean == pytest.approx(5 * (1 - 0.99915) / 0.99915, rel=1e-3)  # γ/SNR, ᾱ_0 = 0.99915
+
+def test_noisy_levels_are_drawn_fully_and_clean_ones_as_seldom_as_min_snr_weighs_them():
+    n = 400_000
+    drawn = torch.bincount(train_unet.timesteps(n, generator(0, 0)), minlength=1000) / n
+    snr = torch.tensor(ALPHA_BAR) / (1 - torch.tensor(ALPHA_BAR))
+    weights = snr.clamp(max=5) / snr
+    assert weights[0] == pytest.approx(5 * (1 - 0.99915) / 0.99915, rel=1e-3) and weights[999] == 1  # ᾱ_0 = 0.99915
+    for some in (slice(0, 100), slice(100, 200), slice(200, 600), slice(600, 1000)):
+        share = (weights[some].sum() / weights.sum()).item()
+        assert drawn[some].sum() == pytest.approx(share, abs=5 * (share / n) ** 0.5)  # five standard deviations
 
 
 def test_the_rate_rises_and_falls_on_a_cosine_and_time_can_settle_the_length():
@@ -406,10 +424,17 @@ def test_the_evaluation_measures_everything_once(exported, data, tmp_path, monke
     ship(Icons.read(data, 64), pairs, benchmark.SHIPPED)
     work = tmp_path / "work"
     argv = ["--model", str(exported), "--data", str(data), "--work", str(work), "--device", "cpu"]
+    argv += ["--translations", str(work / "records")]
+    steps = ["--steps", "2", "--inversion-steps", "4"]
+    same = partial(metrics.load, classifier=exported / "classifier")  # it is the bundled model's otherwise
+    monkeypatch.setattr(metrics, "load", same)
+    some = ["--methods", "pnp", "reconstruction", "--model", str(exported), "--device", "cpu", *steps]
+    assert cli.main(["evaluate", str(benchmark.SHIPPED), "--out", str(work), *some]) == 0
+    capsys.readouterr()
     looks = count(1)
     monkeypatch.setattr(evaluate.Clock, "over", lambda self: next(looks) % 60 == 0)  # broken off at every 60th record
     for _ in range(10):
-        evaluate.main([*argv, "--steps", "2", "--inversion-steps", "4"])
+        evaluate.main([*argv, *steps])
         if shown := capsys.readouterr().out:
             break
     lines = [line for file in work.rglob("*.jsonl") for line in file.read_text().splitlines()]
@@ -422,6 +447,8 @@ def test_the_evaluation_measures_everything_once(exported, data, tmp_path, monke
     each = [name for name in evaluate.METHODS if name != evaluate.RECONSTRUCTION]
     assert {(pair, name) for pair in ("000", "001") for name in each} < translations
     assert len(translations) == 2 * len(evaluate.METHODS)  # a reconstruction for each of two guidance pictures
+    made = [record for record in records if "pair" in record]
+    assert len(made) == len(translations)  # what `minipnp evaluate` had made was not made again
     assert shown.strip() == (exported / "EVALUATION.md").read_text().strip()
     for row in ("| VAE, icons held back |", "| Plug-and-Play |", "| Plug-and-Play without both |", "| SDEdit 0.75 | "):
         assert row in shown

@@ -21,6 +21,7 @@ from tools.bundled.concepts import (
 from tools.bundled.render import file_name
 
 STYLE_WORDS, CONCEPT_WORDS, COLOUR_WORDS = list(STYLES.values()), [c.words for c in CONCEPTS], list(COLOURS)
+SIDE = (0.7, 0.95)  # of the picture's side that an icon takes, where it is drawn at random
 FILLS = 0.85  # of the picture's side, where nothing is drawn at random: room for the background around every icon
 
 
@@ -102,9 +103,11 @@ def plain(icon: list[int], colour: list[str]) -> Placed:
     return Placed(torch.tensor(icon), still, torch.full((n,), FILLS), centred, index, _rgb()[index])
 
 
-def placed(icons: Icons, n: int, g: torch.Generator, mirrored: float = 0.5) -> Placed:
-    """Augmentation: this share mirrored, 70 to 95 % of the side, anywhere inside, on any colour, varied a little."""
-    scale = 0.7 + 0.25 * torch.rand(n, generator=g)
+def placed(icons: Icons, n: int, g: torch.Generator, mirrored: float = 0.5, side: tuple[float, float] = SIDE) -> Placed:
+    """Augmentation: this share mirrored, between such shares of the picture's side, anywhere inside, on any colour,
+    varied a little.
+    """
+    scale = side[0] + (side[1] - side[0]) * torch.rand(n, generator=g)
     colour = torch.randint(len(COLOURS), (n,), generator=g)
     lighter, tint = torch.rand(n, 1, generator=g) - 0.5, torch.rand(n, 3, generator=g) - 0.5
     return Placed(

@@ -1,8 +1,9 @@
 """Step 7: what the bundled model can do, in numbers. → weights/bundled/EVALUATION.md
 
-The VAE, the classifier and pictures from text are measured here, the translations by what `minipnp evaluate` is made of
-(minipnp/measure). All is kept as records, by the weights' fingerprint: broken off, it goes on where it was. Several
-processes share the work with `--shard 0/4` … `--shard 3/4`; the table is made by the one that finds all done.
+The VAE, the classifier and pictures from text are measured here, the translations by `minipnp evaluate bundled`, among
+whose results they are: what is there is not made again. All is kept as records that are known by the weights: broken
+off, it goes on where it was. Several processes share the work with `--shard 0/4` … `--shard 3/4`; the table is made by
+the one that finds all done.
 """
 
 import argparse
@@ -19,14 +20,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minipnp.commands import suited
+from minipnp.commands import identity, suited
 from minipnp.ddim import sample, timesteps
 from minipnp.guidance import Inversion
-from minipnp.hub import sha256
 from minipnp.images import psnr, to_image, write_text_atomic
 from minipnp.loading import find, load_networks, pick_device, pick_dtype
 from minipnp.measure import benchmarks, metrics, records, report
-from minipnp.measure.evaluation import RECONSTRUCTION, Plan
+from minipnp.measure.evaluation import RECONSTRUCTION, STEPS, Plan
 from minipnp.measure.evaluation import evaluate as translate_all
 from minipnp.measure.icons import ASPECTS, THRESHOLD, Classifier, foreground, iou
 from minipnp.measure.icons import load as load_classifier
@@ -43,6 +43,7 @@ from tools.bundled.fetch import DATA
 from tools.bundled.train import prepare
 from tools.bundled.training import WORK, Clock
 
+TRANSLATIONS = Path("out/evaluate-bundled/records")  # where `minipnp evaluate bundled` has them
 BATCH = 16  # pictures that are drawn from text at once
 LEAST = {"style": 0.85, "colour": 0.95, "concept": 0.7}  # of the classifier's own accuracy on real icons
 # Those that need no words of a prompt, so that the captions' tokens are enough.
@@ -203,7 +204,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--work", type=Path, default=WORK, help="records (default: %(default)s)")
     add("--device")
     add("--dtype", help="default: float16 on CUDA, else float32")
-    add("--steps", type=int, default=PnP().steps)
+    add("--translations", type=Path, default=TRANSLATIONS, help="theirs (default: %(default)s)")
+    add("--steps", type=int, help="default: 50")
     add("--inversion-steps", type=int, default=Inversion().steps)
     add("--minutes", type=float, help="stop after so many")
     add("--limit", type=int, help="only so many pairs, samples and pictures, to try it; then the table is only shown")
@@ -216,10 +218,10 @@ def main(argv: list[str] | None = None) -> None:
     prepare(args.data, source.configs["unet"].size * source.configs["vae"].factor)
     sd = StableDiffusion(*load_networks(source, device, dtype), Tokens.read(args.data), source, device, dtype)
     classifier = args.model / "classifier"
-    scale = suited({"model": str(args.model)}).get("scale", PnP().scale)
-    judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), args.steps, scale)
+    steps, scale = args.steps or STEPS, suited({"model": str(args.model)}).get("scale", PnP().scale)
+    judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), steps, scale)
     lists = {name: rows[: args.limit] for name, rows in benchmark.read().items()}
-    folder = args.work / f"evaluation-{fingerprint(args.model, args.steps, scale, str(dtype), args.limit)}"
+    folder = args.work / f"evaluation-{fingerprint(args.model, steps, scale, str(dtype), args.limit)}"
     part, parts = map(int, args.shard.split("/"))
     clock = Clock(args.minutes)
 
@@ -231,23 +233,21 @@ def main(argv: list[str] | None = None) -> None:
         measure(units, writer, folder, part, parts, clock)
     finally:
         writer.close()
-    about = {"weights": {name: sha256(file) for name, file in source.files.items()}, "dtype": str(dtype),
-             "device": device.type}  # fmt: skip
     plan = Plan(
         benchmarks.read(str(benchmark.SHIPPED)).first(args.limit), METHODS,
-        metrics.load(("icons", "iou"), "bundled", classifier=classifier), about,
+        metrics.load(("icons", "iou"), "bundled", classifier=classifier), identity(sd),
         Inversion(steps=args.inversion_steps), args.steps, scale=scale,
     )  # fmt: skip
     if not clock.over():
-        translate_all(plan, sd, folder / "translations", Log(), part, parts, over=clock.over)
+        translate_all(plan, sd, args.translations, Log(), part, parts, over=clock.over)
 
     measured, _ = records.read(folder)
-    translations, _ = records.read(folder / "translations")
+    translations, _ = records.read(args.translations)
     found, _, missing = report.results(plan, translations)
     if missing or not all(f"unit/{name}" in measured for name in units):
         return
     command = " ".join(["python -m tools.bundled.evaluate", *(argv if argv is not None else sys.argv[1:])])
-    command = re.sub(r" --(shard|minutes|device|work|data|model) \S+", "", command)
+    command = re.sub(r" --(shard|minutes|device|work|translations|data|model) \S+", "", command)
     values = {key: record["values"] for key, record in measured.items()}
     text = table(values, [row.values for row in found[RECONSTRUCTION].values()], judge, command)
     text += "\n" + report.markdown(plan, translations, command).replace("# ", "## ", 1)

@@ -39,6 +39,7 @@ from tools.bundled.concepts import (
     TRAINED_STYLES,
 )
 from tools.bundled.fetch import DATA
+from tools.bundled.train_unet import every_token
 from tools.bundled.training import WORK, State, need
 
 FOLDER = Path("weights/bundled")
@@ -164,7 +165,9 @@ def export(work: Path, data: Path, folder: Path) -> int:
     InputError: a step before this one is missing, or the weights are over LIMIT.
     """
     vae, both, classifier = need(work, "vae"), need(work, "unet"), need(work, "classifier")
-    weights = {"unet": part(both, "unet."), "vae": vae.average, "text_encoder": part(both, "text_encoder.")}
+    vocabulary = both.about["text"]["vocabulary"]
+    text_encoder = every_token(part(both, "text_encoder."), both.average["used"], vocabulary)
+    weights = {"unet": part(both, "unet."), "vae": vae.average, "text_encoder": text_encoder}
     for name, (network, prefix, rules) in LAYOUTS.items():
         save(half(weights[name], prefix, rules), folder / network.folder / f"{network.file}.safetensors")
     save_json(unet_config(UNetConfig(**both.about["unet"])), folder / "unet" / "config.json")
