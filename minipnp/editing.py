@@ -119,8 +119,8 @@ class Method:
         return {p.name: p.default for p in parameters}
 
 
-def pnp(o: Original, prompt: str, null: Tensor, steps=50, scale=7.5, tau_f=0.8, tau_a=0.5) -> Steps:
-    s = PnP(steps=steps, scale=scale, tau_f=tau_f, tau_A=tau_a)
+def pnp(o: Original, prompt: str, null: Tensor, steps=50, scale=7.5, tau_f=0.8, tau_A=0.5) -> Steps:
+    s = PnP(steps=steps, scale=scale, tau_f=tau_f, tau_A=tau_A)
     return plug_and_play(o.sd.unet, o.guidance(steps), [o.sd.embed(prompt)], null, s=s)
 
 
@@ -213,13 +213,13 @@ def masactrl_(
 
 
 def masked_pnp(
-    o: Original, prompt: str, null: Tensor, steps=50, scale=7.5, tau_f=0.8, tau_a=0.5, word: str | None = None,
+    o: Original, prompt: str, null: Tensor, steps=50, scale=7.5, tau_f=0.8, tau_A=0.5, word: str | None = None,
     mask: str | None = None, threshold=0.3,
 ) -> Steps:  # fmt: skip
     """word: as for MasaCtrl; or mask: a picture, white where the object is."""
     if (word is None) == (mask is None):
         raise InputError("masked-pnp needs the object: give either --word or --mask")
-    s, m = PnP(steps=steps, scale=scale, tau_f=tau_f, tau_A=tau_a), Mask(threshold=threshold, share=o.mask_share)
+    s, m = PnP(steps=steps, scale=scale, tau_f=tau_f, tau_A=tau_A), Mask(threshold=threshold, share=o.mask_share)
     where = Word(o.text, *_positions(o, prompt, word)) if word else _mask(o, mask, steps)
     return masked_plug_and_play(o.sd.unet, o.guidance(steps), o.sd.embed(prompt), null, where, s=s, m=m)
 

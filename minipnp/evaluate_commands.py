@@ -22,7 +22,7 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
     log = Log(given.get("quiet", False))
     part, parts = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     whole = benchmarks.read(given.get("benchmark", "bundled"))
-    benchmark = whole.first(given.get("limit"))
+    benchmark = whole.some(given.get("limit"))
     out = Path(given.get("out") or Path("out") / f"evaluate-{benchmark.name}").expanduser()
     check_out(out, many=True)
     for bad in benchmark.bad:

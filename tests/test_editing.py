@@ -68,9 +68,15 @@ def test_every_option_reaches_its_method():
         for method in methods.split(", "):
             assert name in METHODS[method].options, flag
     listed = {name for _, name, *_ in cli.METHOD_OPTIONS}
-    general = {"steps", "scale", "tau_f", "tau_a"}
+    general = {"steps", "scale", "tau_f", "tau_A"}
     assert {name for method in METHODS.values() for name in method.options} - general == listed
     assert tuple(METHODS) == cli.METHODS
+
+
+def test_masked_pnp_takes_the_thresholds_of_plug_and_play(here):
+    assert translate("masked-pnp", "--word=cat", "--tau-f=0.6", "--tau-a=0.4", "--steps=2", "--out=o") == 0
+    options = json.loads((here / "o" / "run.json").read_text())["settings"]["options"]
+    assert (options["tau_f"], options["tau_A"]) == (0.6, 0.4)
 
 
 REFUSED = {

@@ -220,7 +220,7 @@ def test_every_method_runs_and_none_is_another(sd, folder, tmp_path):
 def test_ablations_say_what_is_left_out():
     pair = benchmarks.Pair("p", "g", "a dog", Path("x.png"), "a cat", word="cat=dog")
     assert RUNS["pnp-without-f"].options_for(pair, 5) == {"tau_f": 0.0, "steps": 5}
-    assert RUNS["pnp-without-both"].options_for(pair, None) == {"tau_f": 0.0, "tau_a": 0.0}
+    assert RUNS["pnp-without-both"].options_for(pair, None) == {"tau_f": 0.0, "tau_A": 0.0}
     assert RUNS["p2p-full"].options_for(pair, None) == {"cross_replace": 1.0, "self_replace": 1.0}
     b, c, d, e = (RUNS[f"p2z-{name}"].options_for(pair, None) for name in "BCDE")
     assert b == {"lambda_ac": 0.0, "lambda_kl": 0.0, "amount": 0.0} and c == {"amount": 0.0}

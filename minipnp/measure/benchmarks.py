@@ -77,12 +77,13 @@ class Benchmark:
             groups.setdefault(pair.guidance, []).append(pair)
         return groups
 
-    def first(self, n: int | None, seed: int = 0) -> "Benchmark":
-        """n pairs, drawn so that n of them are among any larger number; None: all."""
-        if n is None:
-            return self
-        drawn = np.random.default_rng(seed).permutation(len(self.pairs))[:n]
-        return Benchmark(self.name, self.layout, [self.pairs[i] for i in sorted(drawn)], self.bad)
+    def some(self, n: int | None) -> "Benchmark":
+        return Benchmark(self.name, self.layout, some(self.pairs, n), self.bad)
+
+
+def some(rows: list, n: int | None) -> list:
+    """n rows in their order, drawn so that n of them are among any larger number; None: all."""
+    return rows if n is None else [rows[i] for i in sorted(np.random.default_rng(0).permutation(len(rows))[:n])]
 
 
 def read(what: str) -> Benchmark:

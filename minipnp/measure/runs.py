@@ -66,8 +66,8 @@ def change(pair: Pair) -> str:
 RUNS = {
     "pnp": Run("Plug-and-Play", "pnp"),
     "pnp-without-f": Run("Plug-and-Play without f", "pnp", {"tau_f": 0.0}),
-    "pnp-without-A": Run("Plug-and-Play without A", "pnp", {"tau_a": 0.0}),
-    "pnp-without-both": Run("Plug-and-Play without both", "pnp", {"tau_f": 0.0, "tau_a": 0.0}),
+    "pnp-without-A": Run("Plug-and-Play without A", "pnp", {"tau_A": 0.0}),
+    "pnp-without-both": Run("Plug-and-Play without both", "pnp", {"tau_f": 0.0, "tau_A": 0.0}),
     "pnp-random": Run("Plug-and-Play, random x_T", "pnp", random_start=True),
     "masked-pnp": Run("Plug-and-Play in a mask", "masked-pnp", word="must"),
     **{f"sdedit-{s}": Run(f"SDEdit {s}", "sdedit", {"strength": s}) for s in STRENGTHS},

@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     classifier = args.model / "classifier"
     steps, scale = args.steps or STEPS, suited({"model": str(args.model)}).get("scale", PnP().scale)
     judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), steps, scale)
-    lists = {name: rows[: args.limit] for name, rows in benchmark.read().items()}
+    lists = {name: benchmarks.some(rows, args.limit) for name, rows in benchmark.read().items()}
     folder = args.work / f"evaluation-{fingerprint(args.model, steps, scale, str(dtype), args.limit)}"
     part, parts = map(int, args.shard.split("/"))
     clock = Clock(args.minutes)
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     finally:
         writer.close()
     plan = Plan(
-        benchmarks.read(str(benchmark.SHIPPED)).first(args.limit), METHODS,
+        benchmarks.read(str(benchmark.SHIPPED)).some(args.limit), METHODS,
         metrics.load(("icons", "iou"), "bundled", classifier=classifier), identity(sd),
         Inversion(steps=args.inversion_steps), args.steps, scale=scale,
     )  # fmt: skip
