@@ -1,8 +1,10 @@
 """The commands of the command line. Each takes the options that were given, and argv to write it down."""
 
+import hashlib
+import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,9 +17,10 @@ from minipnp.ddim import timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
 from minipnp.guidance_file import check_guidance, open_guidance, save_guidance
-from minipnp.images import find_images, fit, psnr, read_image, side_by_side, to_image, to_tensor
+from minipnp.images import find_images, fit, psnr, read_image, scaled, side_by_side, to_image, to_tensor
 from minipnp.known_words import FILE, KnownWords
 from minipnp.loading import pick_device, pick_dtype
+from minipnp.low_memory import LowMemory
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, draw, guidance_from_picture, guidance_from_prompt, reconstruct
 from minipnp.pnp import PnP
@@ -135,8 +138,8 @@ def plan_from_file(path: Path, given: dict) -> Job:
     G, made = open_guidance(path, torch.device("cpu"))
     like = given.get("like", made["like"])
     s = Settings.like(like, generated=False).with_options(suited(given, like) | made["options"] | given)
-    if not G.latents.keys() >= set(timesteps(s.pnp.steps)):
-        steps = made["options"]["steps"]
+    steps = made["options"]["steps"]
+    if not G.latents.keys() >= set(timesteps(s.pnp.steps)) or (G.resampled and s.pnp.steps != steps):
         raise InputError(f"{path}: made for an edit in {steps} steps: give --steps {steps}, or `minipnp invert` again")
     negative = given.get("negative")
     if negative is None and given.keys() & {"alpha", "alpha_schedule"}:
@@ -178,6 +181,9 @@ def translate_one(
     s, found = job.s, {}
     if job.guidance is not None:
         G, made = open_guidance(job.guidance, sd.device)[0], job.made["guidance"]
+        if not G.resampled:  # the edit may have fewer steps than the file, and begins at a level of its own
+            levels = timesteps(s.pnp.steps)
+            G = replace(G, latents={t: G.latents[t] for t in levels}, x_T=G.latents[levels[0]])
         row = [("guidance", to_image(sd.decode(G.x_0)))]
         round_trip = row[0][1]
     elif path is None:
@@ -267,7 +273,7 @@ def translate_folder(job: Job, sd: StableDiffusion, model: dict, log: Log, argv:
         name = stem(path) if stems.count(stem(path).casefold()) == 1 else path.name.replace(".", "-")
         try:
             (_, picture), *translations = translate_one(job, sd, model, path, job.out / name, log, argv)
-            rows.append([(path.name, picture), *translations])
+            rows.append([(label, scaled(image, reduce=True)) for label, image in [(path.name, picture), *translations]])
             summary.append({"picture": path.name})
         except Exception as error:
             if (reason := explain(error)) is None:
@@ -377,9 +383,12 @@ def load(given: dict, log: Log) -> tuple[StableDiffusion, dict]:
 
 def identity(sd: StableDiffusion, ema: bool | None = None) -> dict:
     """What decides a model's pictures. ema: which of a single file's two kinds of weights was asked for."""
+    sizes = {network: asdict(config) for network, config in sd.source.configs.items()}
     return {
         "weights_sha256": {network: hub.sha256(file) for network, file in sd.source.files.items()},
-        "prediction": sd.unet.config.prediction, "ema": ema, "device": sd.device.type,
+        "sizes_sha256": hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest(),
+        "prediction": sd.unet.config.prediction, "ema": ema, "low_memory": isinstance(sd, LowMemory),
+        "device": sd.device.type,
         "dtype": str(sd.dtype).removeprefix("torch."), "minipnp": minipnp.__version__,
     }  # fmt: skip
 

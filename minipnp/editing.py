@@ -143,7 +143,8 @@ def p2p(
     """weight, share: of words of the prompt. blend, spare: words ("horse", or "horse=cow" for source and target) that
     may change, and that may not. as_published: the authors' alignment of what follows words of unequal token counts.
     """
-    tokenizer, s = o.sd.tokenizer, P2P(steps, cross_replace, self_replace, self_side or o.self_share, scale)
+    tokenizer, side = o.sd.tokenizer, o.self_share if self_side is None else self_side
+    s = P2P(steps, cross_replace, self_replace, side, scale)
     if null is o.null and not o.generated:
         # An inverted picture comes back at any guidance scale only where its own text is the negative prompt too.
         null = o.text

@@ -101,6 +101,9 @@ class _InFile(Mapping[int, Features]):
     def __getitem__(self, t: int) -> Features:
         return unflat({name: self._file.get_tensor(key) for name, key in self._names[t].items()})
 
+    def __contains__(self, t: object) -> bool:
+        return t in self._names  # the mapping's own would read the features
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._names)
 

@@ -198,7 +198,7 @@ def side_by_side(images, labels, cell: int = 256) -> Image.Image:
     images, labels = (images, labels) if grid else ([images], [labels])
     if [len(row) for row in images] != [len(row) for row in labels]:
         raise ValueError("side_by_side needs one label for each picture")
-    rows = [[_scaled(image, cell, reduce=grid) for image in row] for row in images]
+    rows = [[scaled(image, cell, reduce=grid) for image in row] for row in images]
     widths = [max(row[i].width for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
     font = ImageFont.load_default(size=max(16, min(widths) // 25))
     gap, line = int(font.size), round(1.3 * font.size)
@@ -219,7 +219,8 @@ def side_by_side(images, labels, cell: int = 256) -> Image.Image:
     return page
 
 
-def _scaled(image: Image.Image, cell: int, reduce: bool) -> Image.Image:
+def scaled(image: Image.Image, cell: int = 256, reduce: bool = False) -> Image.Image:
+    """As `side_by_side` has it; what is so already stays as it is."""
     short = min(image.size)
     if short < cell:
         return ImageOps.scale(image, math.ceil(cell / short), Image.Resampling.NEAREST)

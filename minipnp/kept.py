@@ -54,6 +54,9 @@ class Kept(MutableMapping[int, Features]):
         if isinstance(path := self._there.pop(t), Path):
             path.unlink()
 
+    def __contains__(self, t: object) -> bool:
+        return t in self._there  # the mapping's own would read the features
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._there)
 
@@ -71,7 +74,8 @@ class Kept(MutableMapping[int, Features]):
 def memory(device: torch.device) -> int:
     """Bytes that are free; on a system that does not say, more than there can be."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch, unused
+        return torch.cuda.mem_get_info(device)[0] + idle
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -27,7 +27,7 @@ def features(given: dict, argv: list[str]) -> int:
     log, job, of = Log(given.get("quiet", False)), Job.of(given), list(dict.fromkeys(given.get("of", ["f"])))
     ts = sorted(set(given.get("t", [T])), reverse=True)
     words_ts = ts if "t" in given or job.noise else timesteps(job.steps)  # Prompt-to-Prompt's mean is over all steps
-    if "words" in of and not all(job.prompts):
+    if "words" in of and not all(prompt.strip() for prompt in job.prompts):
         raise InputError("--of words needs --prompt: say what the picture shows")
     chosen = {quantity: chosen_layers(quantity, given, len(ts)) for quantity in of}
     series = {q for q in of if q in "fqk" and len(ts) > 1 and (chosen[q] is None or len(chosen[q]) == 1)}

@@ -250,6 +250,18 @@ def test_a_guidance_file_can_be_used_with_other_settings_of_the_edit(here, kept)
     assert {"tau_A": 1, "scale": 3, "negative": "red", "steps": 2}.items() <= written("o/translation.png").items()
 
 
+def test_a_guidance_file_serves_an_edit_in_fewer_steps(here):
+    """As if the picture were inverted for it: it begins at its own noisiest level, not at the file's."""
+    bundled, how = QUICK[:2], ["--inversion-steps=4", "--inversion-at=current"]
+    assert main(["invert", *bundled, "--quiet", *how, "--steps=4", f"--image={HORSE}", "--out=g.safetensors"]) == 0
+    few = [*bundled, "--quiet", "--steps=2", COW]
+    assert main(["translate", *few, "--guidance=g.safetensors", "--reconstruct", "--out=o"]) == 0
+    assert main(["translate", *few, *how, f"--image={HORSE}", "--reconstruct", "--out=direct"]) == 0
+    assert files("o")["translation.png"] == files("direct")["translation.png"]
+    again, direct = (json.loads(Path(out, "run.json").read_text())["psnr"] for out in ("o", "direct"))
+    assert again["guidance"] == direct["VAE round trip"]
+
+
 @pytest.mark.parametrize(
     "more, says",
     [
@@ -273,6 +285,22 @@ def test_a_guidance_file_of_other_weights_is_refused(here, kept, monkeypatch, ca
     assert main(["translate", "--model=bundled", "--device=cpu", "--quiet", kept, COW]) == 2
     said = "horse.safetensors: made with other weights (unet, vae, text_encoder); give their --model"
     assert said in capsys.readouterr().err
+
+
+def test_a_guidance_file_that_was_sampled_again_belongs_to_its_steps(here, capsys):
+    how = ["--steps=4", "--inversion-steps=4", "--resample=4"]
+    assert main(["invert", *QUICK[:2], "--quiet", *how, f"--image={HORSE}", "--out=g.safetensors"]) == 0
+    assert main(["translate", *QUICK[:2], "--quiet", "--guidance=g.safetensors", "--steps=2", COW, "--out=o"]) == 2
+    assert "made for an edit in 4 steps: give --steps 4" in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_ends_in_one_line(here, monkeypatch, capsys):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device", "o/translation.png")
+
+    monkeypatch.setattr(commands, "save", full)
+    assert main(["translate", *QUICK, f"--image={HORSE}", COW, "--out=o"]) == 2
+    assert capsys.readouterr().err == "minipnp: error: o/translation.png: No space left on device\n"
 
 
 @pytest.mark.parametrize("broken", ["missing", "cut", "weights", "text"])

@@ -74,7 +74,7 @@ def test_every_option_reaches_its_method():
 
 
 def test_masked_pnp_takes_the_thresholds_of_plug_and_play(here):
-    assert translate("masked-pnp", "--word=cat", "--tau-f=0.6", "--tau-a=0.4", "--steps=2", "--out=o") == 0
+    assert translate("masked-pnp", "--word=cat=tiger", "--tau-f=0.6", "--tau-a=0.4", "--steps=2", "--out=o") == 0
     options = json.loads((here / "o" / "run.json").read_text())["settings"]["options"]
     assert (options["tau_f"], options["tau_A"]) == (0.6, 0.4)
 

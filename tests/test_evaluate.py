@@ -20,6 +20,7 @@ from PIL import Image
 from stand_ins import TINY, refused, save_components
 
 from minipnp import cli, load
+from minipnp.commands import identity
 from minipnp.guidance import Inversion
 from minipnp.measure import benchmarks, records, report
 from minipnp.measure.evaluation import RECONSTRUCTION, Plan, evaluate
@@ -153,6 +154,14 @@ def test_two_processes_share_the_list(sd, folder, unbroken, tmp_path):
     assert values_of(tmp_path) == unbroken
 
 
+def test_a_result_counts_before_an_error_whichever_process_wrote_it(tmp_path):
+    result, error = {"key": "a", "values": {"iou": 1.0}}, {"key": "a", "error": "not enough memory"}
+    for files in (("0of1", result), ("1of2", error)), (("0of1", error), ("1of2", result)):
+        for name, record in files:
+            (tmp_path / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
+        assert records.read(tmp_path) == ({"a": result}, 0)
+
+
 def test_a_second_evaluation_at_the_same_place_is_refused(tmp_path):
     writer = records.Writer(tmp_path, "0of1")
     refused(lambda: records.Writer(tmp_path, "0of1"), "another evaluation is writing there")
@@ -215,6 +224,17 @@ def test_every_method_runs_and_none_is_another(sd, folder, tmp_path):
     made = {file.stem: file.read_bytes() for file in (tmp_path / "pictures/000").iterdir()}
     assert made.keys() == RUNS.keys()
     assert len(set(made.values())) == len(made)
+
+
+def test_what_decides_a_model_s_pictures_is_in_its_identity(model, sd):
+    """Of one folder's weights: tiles in the place of whole pictures, other sizes, another dtype."""
+    low = load(model, device="cpu", dtype="float32", low_memory=True)
+    half = load(model, device="cpu", dtype="bfloat16")
+    configs = sd.source.configs
+    heads = replace(sd.source, configs=configs | {"unet": replace(configs["unet"], heads=1)})
+    assert configs["unet"].heads != 1
+    others = [identity(m) for m in (sd, low, half, replace(sd, source=heads))]
+    assert len({json.dumps(about) for about in others}) == 4
 
 
 def test_ablations_say_what_is_left_out():

@@ -278,6 +278,8 @@ def test_a_metric_that_a_benchmark_cannot_have_is_refused(tmp_path):
     refused(lambda: metrics.load(["icons"], "bundled", classifier=tmp_path), "classifier", "missing")
     with pytest.raises(InputError, match="dino-vit-b-8.safetensors: not there"):
         metrics.load(["iou", "structure"], "bundled", tmp_path)
+    (tmp_path / published.DINO.file).write_bytes(b"no weights")
+    refused(lambda: metrics.load(["structure"], "bundled", tmp_path), published.DINO.file, "damaged")
 
 
 def test_clip_and_dino_are_loaded_from_a_folder(small_clip, vit, tmp_path, monkeypatch, picture):

@@ -137,6 +137,18 @@ def test_a_picture_has_one_source(tmp_path):
     assert [p.prompt for p in b.pairs] == ["a dog"] and "another source" in b.bad[0]
 
 
+def test_pictures_of_two_folders_may_share_a_name(tmp_path):
+    rows = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "cat.png")
+        rows += [{"image": f"{folder}/cat.png", "source": "a cat", "prompt": prompt, "word": "cat=dog", "kind": "both",
+                  "held_out": False, "asked": ["noto", "dog", "teal"]} for prompt in ("a dog", "a wolf")]  # fmt: skip
+    (tmp_path / "benchmark.json").write_text(json.dumps({"pairs": rows}))
+    groups = read(str(tmp_path)).groups.values()
+    assert [{p.image.parent.name for p in pairs} for pairs in groups] == [{"a"}, {"b"}]
+
+
 def test_a_benchmark_that_is_not_there():
     refused(lambda: read("no-such-place"), "no benchmark 'no-such-place'", "bundled")
     assert benchmarks.PIE_KINDS[7] == "change material"

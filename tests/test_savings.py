@@ -140,6 +140,9 @@ def test_features_are_the_same_wherever_they_are_kept(golden_unet, inputs, guide
     how = Inversion(steps=5, at="current", iterations=0, checks=0)
     G = guide(how, EDIT.taps(), store)
     assert store.place == place and G.features is store and len(store) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "__getitem__", lambda *args: pytest.fail("read, to see whether it is there"))
+        assert max(store) in store and 1000 not in store
     assert torch.equal(edited(golden_unet, inputs, G), edited(golden_unet, inputs, guide(how)))
     if place == "disk":
         folder = store._folder

@@ -466,6 +466,7 @@ def test_segment_and_injection(here):
         (["features", HORSE, "--layers=12"], "0 to 11"),
         (["features", HORSE, "--layers=none"], "one at least"),
         (["features", HORSE, "--of", "words"], "--prompt"),
+        (["features", HORSE, "--of", "words", "--prompt= "], "--prompt"),
         (["features", HORSE, "--of", "f", "A", "--out=x.png"], "several pictures"),
         (["features", HORSE, "--prompt=a", "--prompt=b"], "2 --prompt for 1"),
         (["features", HORSE, "--seed=3"], "--seed changes nothing"),

@@ -265,6 +265,8 @@ def timed(way: Callable[[], Iterator[Tensor]], device: torch.device) -> tuple[li
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ class Pair:
     word: str | None = None
     kind: str = ""
     held_out: bool = False
-    mask: tuple[int, ...] = ()
+    mask: tuple[int, ...] | None = None
     asked: tuple[str, str, str] | None = None
 
     def mask_at(self, width: int, height: int) -> np.ndarray:
@@ -70,11 +70,11 @@ class Benchmark:
     bad: list[str] = field(default_factory=list)
 
     @cached_property
-    def groups(self) -> dict[str, list[Pair]]:
-        """The pairs by their guidance picture."""
+    def groups(self) -> dict[tuple, list[Pair]]:
+        """The pairs by their guidance: its name, and what it is made from, as pictures of two folders share names."""
         groups = {}
         for pair in self.pairs:
-            groups.setdefault(pair.guidance, []).append(pair)
+            groups.setdefault((pair.guidance, pair.image, pair.source, pair.seed, pair.scale), []).append(pair)
         return groups
 
     def some(self, n: int | None) -> "Benchmark":

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from minipnp import hub
@@ -14,6 +16,7 @@ from minipnp.errors import InputError
 from minipnp.measure import clip, dino, icons, lpips, published
 from minipnp.measure.benchmarks import Pair
 
+DAMAGED = (RuntimeError, KeyError, SafetensorError, UnpicklingError)  # what reading weights raises then
 CLASSIFIER = hub.WEIGHTS / "bundled" / "classifier"
 
 
@@ -89,8 +92,13 @@ def load(
     @cache
     def network(of) -> torch.nn.Module | clip.Clip:
         file = {clip: published.CLIP, dino: published.DINO, lpips: published.SQUEEZENET}[of]
-        loaded = of.load(folder, device)
-        weights[file.file] = hub.sha256(published.find(file, folder))
+        place = published.find(file, folder)
+        try:
+            loaded = of.load(folder, device)
+        except (*DAMAGED, ValueError, TypeError, AttributeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{place}: not the weights that it should hold, or damaged ({reason})") from None
+        weights[file.file] = hub.sha256(place)
         return loaded
 
     def measure(name: str) -> Callable[[Case], Values]:
@@ -124,7 +132,8 @@ def _clip_acc(network: clip.Clip, case: Case) -> Values:
 
 def _background(network: torch.nn.Module, case: Case) -> Values:
     height, width = case.before.shape[2:]
-    mask = torch.from_numpy(case.pair.mask_at(width, height))[None] if case.pair.mask else icons.foreground(case.before)
+    own = case.pair.mask is not None
+    mask = torch.from_numpy(case.pair.mask_at(width, height))[None] if own else icons.foreground(case.before)
     if mask.all():
         return {}
     return {"background": lpips.background_lpips(network, case.before, case.after, mask)}

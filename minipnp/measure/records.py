@@ -12,14 +12,18 @@ from minipnp.errors import InputError
 
 
 def read(folder: Path) -> tuple[dict[str, dict], int]:
-    """The records of all processes by their key, of two with one key the later in its file; how many lines are none."""
+    """The records of all processes by their key; how many lines are none.
+
+    Of several with one key a result counts before an error, whichever file it is in; else the later in its file.
+    """
     records, damaged = {}, 0
     for file in sorted(folder.glob("*.jsonl")):
         *lines, _ = file.read_bytes().split(b"\n")  # behind the last line break: nothing, or a part of a line
         for line in lines:
             try:
                 record = json.loads(line)
-                records[record["key"]] = record
+                if "error" not in record or "error" in records.get(record["key"], record):
+                    records[record["key"]] = record
             except (ValueError, KeyError, TypeError):
                 damaged += 1
     return records, damaged

@@ -101,7 +101,7 @@ def run_method(
         return edit(r.method, o, pair.prompt, options=options, progress=progress)
     s = replace(PnP(), steps=options.pop("steps", PnP().steps), **options)
     G = o.guidance(s.steps)
-    x_T = o.sd.noise(*G.x_T.shape[2:], o.seed + 1)  # the guidance may be of `seed` itself
+    x_T = o.sd.noise(*G.x_T.shape[2:], (o.seed + 1) % 2**64)  # the guidance may be of `seed` itself
     with torch.no_grad():
         *_, (_, x_0) = progress(
             plug_and_play(o.sd.unet, G, [o.sd.embed(pair.prompt)], o.null, s=s, x_T=x_T), s.steps, r.method

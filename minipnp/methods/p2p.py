@@ -55,7 +55,7 @@ def edit(M: Tensor, M_star: Tensor, alignment: Alignment, weights: Tensor, c: Te
 
     weights, c: [77], the equalizer, and 1 where a word is edited in this step. The result is not renormalised.
     """
-    R, taken, weights, c = (x.to(M_star) for x in (*alignment, weights, c))
+    R, taken, weights, c = (x.to(M_star) for x in (*alignment, weights, c))  # on its device they are already
     M_hat = weights * (taken * (M @ R) + (1 - taken) * M_star)  # word swap, new phrase; re-weighting
     return c * M_hat + (1 - c) * M_star
 
@@ -123,13 +123,15 @@ def prompt_to_prompt(
     instead. alignment: of the prompts' tokens (align.py). By position in the target's row, weights: c of re-weighting;
     shares: cross_replace of single words. Yields (level, latents [1, 4, h, w]) after each step.
     """
-    factors, in_step = equalizer(weights or {}), windows(s.steps, s.cross_replace, shares or {})
+    device, in_step = G.x_T.device, windows(s.steps, s.cross_replace, shares or {})
+    edited = [c.to(device) if c.any() else None for c in in_step]  # None: no word is, in this step
+    alignment, factors = Alignment(*(x.to(device) for x in alignment)), equalizer(weights or {}).to(device)
     self_steps = steps_in(s.self_replace, s.steps)
     blended = layers_at(blend.side) if blend else ()
     x_src = {**G.latents, CLEAN: G.x_0}
     x, sums = G.x_T, 0  # x*_T ← x_T
     for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
-        cross = ATTENTIONS if in_step[i].any() else ()
+        cross = ATTENTIONS if edited[i] is not None else ()
         own = layers_up_to(s.self_side) if i in self_steps else ()
         wanted, A, M = Tap(q=own, k=own, M=cross or blended), {}, {}
         if wanted.last is not None:
@@ -137,7 +139,7 @@ def prompt_to_prompt(
             _, (_, A, M) = unet.tap(x_src[t], t, source, wanted, stop=True)
         # z*_{t−1} ← DM(x*_t, P*, t){M ← M̂_t}, M̂_t ← Edit(M_t, M*_t, t): each layer's M* is known when it is reached.
         # The queries and keys of the source give its self-attention. The unconditional branch stays as it is.
-        to_target = dict(alignment=alignment, weights=factors, c=in_step[i])
+        to_target = dict(alignment=alignment, weights=factors, c=edited[i])
         M_hat = {layer: Attn(edit=partial(edit, M[layer].map, **to_target)) for layer in cross}
         e, tapped = unet.tap(x, t, target, Tap(M=blended), Features(A=A, M=M_hat))
         e = s.scale * e + (1 - s.scale) * unet(x, t, null)

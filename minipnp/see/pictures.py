@@ -73,7 +73,7 @@ class Job:
     def x_t(self, sd: StableDiffusion, image: Image, prompt: str, ts: Sequence[int], number: int, log: Log) -> Seen:
         """Of a file. number: which of the pictures it is, so that each has a noise of its own."""
         if self.noise:
-            return noised(sd, to_tensor(image), ts, prompt, self.seed + number)
+            return noised(sd, to_tensor(image), ts, prompt, (self.seed + number) % 2**64)
         return inverted(sd, to_tensor(image), ts, prompt, self.steps, log.progress)
 
     @property
@@ -110,7 +110,7 @@ def gather(
             seen = job.x_t(sd, image, prompt, ts, i, log)
             found.append((image, prompt, seen, picture_of(path) | {"prompt": prompt}))
         for i, source in enumerate(job.sources, len(job.paths)):
-            seed = job.seed + i
+            seed = (job.seed + i) % 2**64
             seen = generated(sd, source, ts, seed, job.steps, size=size, progress=log.progress)
             found.append((to_image(sd.decode(seen.x_0)), source, seen, {"source": source, "seed": seed}))
     return [

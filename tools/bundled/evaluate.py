@@ -34,6 +34,7 @@ from minipnp.methods.sdedit import STRENGTHS
 from minipnp.model import StableDiffusion
 from minipnp.pnp import PnP
 from minipnp.run import Log
+from minipnp.speed import suit
 from tools.bundled import benchmark, run
 from tools.bundled.benchmark import Said
 from tools.bundled.captions import Tokens
@@ -216,7 +217,8 @@ def main(argv: list[str] | None = None) -> None:
     dtype = pick_dtype(args.dtype, device)
     source = find(args.model)
     prepare(args.data, source.configs["unet"].size * source.configs["vae"].factor)
-    sd = StableDiffusion(*load_networks(source, device, dtype), Tokens.read(args.data), source, device, dtype)
+    networks = [suit(network, device) for network in load_networks(source, device, dtype)]
+    sd = StableDiffusion(*networks, Tokens.read(args.data), source, device, dtype)
     classifier = args.model / "classifier"
     steps, scale = args.steps or STEPS, suited({"model": str(args.model)}).get("scale", PnP().scale)
     judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), steps, scale)

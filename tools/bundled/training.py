@@ -242,6 +242,8 @@ def _differences(state: State, about: dict, plan: Plan) -> str:
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
     return time.monotonic()
 
 
