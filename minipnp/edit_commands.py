@@ -125,6 +125,8 @@ def compare(given: dict, argv: list[str]) -> int:
         round_trip = to_image(sd.decode(o.x_0(50)))
         if word is None:
             log.note("without --word masked-pnp is left out, and MasaCtrl is without masks")
+        if "negative" in given:
+            log.note("pix2pix-zero takes no --negative: its regularised inversion is without guidance")
         rows, cells, advised = [], [("source", picture), ("VAE round trip", round_trip)], suited(given)
         for name, options, label in runs(word, given.get("blend_threshold")):
             began = time.perf_counter()

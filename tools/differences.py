@@ -23,17 +23,18 @@ PROMPT, OTHER = "a flat icon of a cow on a blue background", "a glossy icon of a
 HERE, EDIT = minipnp.Inversion(), minipnp.PnP(scale=KnownWords.of(BUNDLED).scale)
 NEXT, CURRENT = minipnp.Inversion(999, "next", 0), minipnp.Inversion(999, "current", 0)
 RESAMPLED = replace(CURRENT, resample=999)
+LARGER = EDIT.scale * 10 / 7.5  # plug-and-play's 10 to pnp-diffusers' 7.5
 
 # what is changed: (inversion, edit, seed of the VAE's sample, prompt)
 CHANGES = {
     "another prompt (yardstick)": (HERE, EDIT, None, OTHER),
     "one step more of f and of A (41, 26 of 50)": (HERE, replace(EDIT, inclusive=True), None, PROMPT),
-    "guidance scale 4 in place of 3": (HERE, replace(EDIT, scale=4.0), None, PROMPT),
+    f"guidance scale {LARGER:g} in place of {EDIT.scale:g}": (HERE, replace(EDIT, scale=LARGER), None, PROMPT),
     "VAE posterior sampled, not its mean": (HERE, EDIT, 0, PROMPT),
     "inversion in 999 steps": (CURRENT, EDIT, None, PROMPT),
     "the same at eps(x_t, t'): pnp-diffusers": (NEXT, EDIT, None, PROMPT),
     "in 999 steps, and source re-sampled in 999": (RESAMPLED, EDIT, None, PROMPT),
-    "all of plug-and-play": (RESAMPLED, replace(EDIT, inclusive=True, scale=4.0), 0, PROMPT),
+    "all of plug-and-play": (RESAMPLED, replace(EDIT, inclusive=True, scale=LARGER), 0, PROMPT),
 }
 
 
