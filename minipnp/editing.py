@@ -87,15 +87,11 @@ class Original:
         pixels = min(self._size or (self.sd.size,)) if self.generated else 0
         return pixels // self.sd.vae.config.factor if self.generated else min(self._x_0.shape[2:])
 
-    # The authors read and edit maps of SD-1.5 at 16 × 16 cells, a quarter of the latent's side. In the bundled model
-    # that is 4 × 4: there words are found at 8 × 8, a half, and self-attention holds the layout at 16 × 16, the whole.
-
     @property
-    def mask_share(self) -> float:
-        return 1 / 4 if self.cells >= 32 else 1 / 2
-
-    @property
-    def self_share(self) -> float:
+    def share(self) -> float:
+        """Of the latent's side, where maps are read and edited: the authors' 16 × 16 cells, in SD-1.5 a quarter. In the
+        bundled model the whole latent has as many.
+        """
         return 1 / 4 if self.cells >= 32 else 1.0
 
     def x_0(self, steps: int) -> Tensor:
@@ -143,7 +139,7 @@ def p2p(
     """weight, share: of words of the prompt. blend, spare: words ("horse", or "horse=cow" for source and target) that
     may change, and that may not. as_published: the authors' alignment of what follows words of unequal token counts.
     """
-    tokenizer, side = o.sd.tokenizer, o.self_share if self_side is None else self_side
+    tokenizer, side = o.sd.tokenizer, o.share if self_side is None else self_side
     s = P2P(steps, cross_replace, self_replace, side, scale)
     if null is o.null and not o.generated:
         # An inverted picture comes back at any guidance scale only where its own text is the negative prompt too.
@@ -167,7 +163,7 @@ def p2p(
     if spare and not blend:
         raise InputError("--spare takes cells out of a local blend: give --blend too")
     thresholds, weights, shares = (blend_threshold, blend_threshold), at(weight), at(share)
-    local = LocalBlend(named(blend), named(spare), thresholds, blend_start, o.mask_share) if blend else None
+    local = LocalBlend(named(blend), named(spare), thresholds, blend_start, o.share) if blend else None
     G = o.guidance(steps, by_source=True)
     return prompt_to_prompt(
         o.sd.unet, G, o.text, o.sd.embed(prompt), null, alignment, s, weights, shares, local
@@ -207,7 +203,7 @@ def masactrl_(
     threshold=0.1,
 ) -> Steps:  # fmt: skip
     """word: "horse", or "horse=cow" for the source's and the prompt's; without it there are no masks."""
-    s = MasaCtrl(steps, scale, start_step, start_layer, threshold, o.mask_share)
+    s = MasaCtrl(steps, scale, start_step, start_layer, threshold, o.share)
     words = _positions(o, prompt, word) if word else None
     G = replace(o.guidance(steps), texts=torch.cat([o.null, o.text]))
     return masactrl(o.sd.unet, G, o.sd.embed(prompt), null, words, s)
@@ -220,7 +216,7 @@ def masked_pnp(
     """word: as for MasaCtrl; or mask: a picture, white where the object is."""
     if (word is None) == (mask is None):
         raise InputError("masked-pnp needs the object: give either --word or --mask")
-    s, m = PnP(steps=steps, scale=scale, tau_f=tau_f, tau_A=tau_A), Mask(threshold=threshold, share=o.mask_share)
+    s, m = PnP(steps=steps, scale=scale, tau_f=tau_f, tau_A=tau_A), Mask(threshold=threshold, share=o.share)
     where = Word(o.text, *_positions(o, prompt, word)) if word else _mask(o, mask, steps)
     return masked_plug_and_play(o.sd.unet, o.guidance(steps), o.sd.embed(prompt), null, where, s=s, m=m)
 

@@ -199,8 +199,8 @@ def test_masks_may_be_read_at_any_share(golden_unet, inputs):
 # ---- the effect, on the bundled model ----
 
 EDITS = {
-    "cat-twemoji": ("a twemoji icon of a cat on a blue background", "cat",
-                    "a glossy icon of a dog on a blue background", "dog"),
+    "horse-noto": ("a noto icon of a horse on a yellow background", "horse",
+                   "a noto icon of a cow on a yellow background", "cow"),
     "guitar-noto": ("a noto icon of a guitar on a green background", "guitar",
                     "a twemoji icon of a trumpet on a green background", "trumpet"),
 }  # fmt: skip
@@ -213,7 +213,7 @@ def sd():
 
 @pytest.mark.parametrize("name", EDITS)
 def test_masks_keep_the_background_closer_to_the_source(sd, name):
-    """By 3.8 and 0.9 dB; asserted 0.4. The background: what has the colour of the picture's corner."""
+    """By 1.8 and 0.7 dB; asserted 0.4. The background: what has the colour of the picture's corner."""
     source, source_word, target, target_word = EDITS[name]
     picture = to_tensor(fit(read_image(WEIGHTS / f"examples/{name}.png"), sd.size, sd.multiple))
     background = (picture - picture[..., :1, :1]).abs().amax(dim=1) < 0.1
@@ -223,8 +223,8 @@ def test_masks_keep_the_background_closer_to_the_source(sd, name):
         G = guidance_from_latent(sd.unet, x_0, null, 10, Inversion(steps=10, at="next", iterations=0, checks=0))
     G = replace(G, texts=sd.embed("", source))
     words = positions(sd.tokenizer, source, source_word), positions(sd.tokenizer, target, target_word)
-    # In the bundled model, of all shares, words are found at 1/2; 0.3 is the threshold that suits it.
-    s = MasaCtrl(steps=10, scale=5.0, start_step=1, threshold=0.3, mask_share=1 / 2)
+    # In the bundled model words are found best at 16 × 16 cells; 0.3 is the threshold that suits it.
+    s = MasaCtrl(steps=10, scale=5.0, start_step=1, threshold=0.3, mask_share=1)
 
     def background_psnr(words):
         *_, (_, x) = masactrl(sd.unet, G, text, null, words, s)

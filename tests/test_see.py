@@ -121,6 +121,7 @@ def test_the_usual_layers_are_those_of_prompt_to_prompt_at_full_size():
     assert (collect.usual_layer(full), collect.usual_layer(small)) == (*decoder(4), *decoder(7))
     encoder = (Layer(Part.ENCODER, 7), Layer(Part.ENCODER, 8))
     assert collect.usual_words(full) == (*encoder, *decoder(3, 4, 5))
+    assert collect.usual_words(small) == (Layer(Part.ENCODER, 1), Layer(Part.ENCODER, 2), *decoder(9, 10, 11))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -165,6 +165,8 @@ def export(work: Path, data: Path, folder: Path) -> int:
     InputError: a step before this one is missing, or the weights are over LIMIT.
     """
     vae, both, classifier = need(work, "vae"), need(work, "unet"), need(work, "classifier")
+    if "used" not in both.average:
+        raise InputError(f"{work / 'unet.pt'}: of an earlier recipe, which embedded every token; train it again")
     vocabulary = both.about["text"]["vocabulary"]
     text_encoder = every_token(part(both, "text_encoder."), both.average["used"], vocabulary)
     weights = {"unet": part(both, "unet."), "vae": vae.average, "text_encoder": text_encoder}

@@ -21,13 +21,13 @@ from tools.bundled import run
 from tools.bundled.captions import Tokens
 from tools.bundled.data import Icons, described, draw, generator, noise_generator, placed
 from tools.bundled.train_vae import finished_vae
-from tools.bundled.training import Clock, Plan, State, Team, autocast, options, settle, train
+from tools.bundled.training import Clock, Plan, State, Team, autocast, before, options, settle, train
 
 CHANNELS = {64: (48, 96, 128, 128), 128: (64, 96, 128, 128)}  # by the pictures' size
 HEADS = 2  # 24 channels each and more; on a CPU 4 heads of half the size take a third longer
 WIDTH = 96  # of the text embeddings
 PLANS = {
-    "cpu": Plan(batch=32, lr=8e-4, samples=144_000, warmup=200),
+    "cpu": Plan(batch=32, lr=8e-4, samples=300_000, warmup=200),
     "gpu": Plan(batch=256, lr=8e-4, samples=3_000_000, warmup=400, ema=0.9995),
 }
 GAMMA = 5.0
@@ -137,7 +137,8 @@ def main(argv: list[str] | None = None) -> State:
         with autocast(device):
             return compute(both, *now)
 
-    about = {"unet": asdict(both.unet.config), "text": asdict(both.text), "size": size}
+    about = {"unet": asdict(both.unet.config), "text": asdict(both.text), "size": size, "side": list(SIDE)}
+    about |= {"used": tokens.used().tolist()} | (before(args.origin, "unet") if args.origin else {})
     return train("unet", both, about, loss_at, plan, args.work, Clock(args.minutes), team=team)
 
 

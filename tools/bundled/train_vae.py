@@ -18,7 +18,21 @@ from minipnp.vae import VAE
 from minipnp.weights import AUTOENCODER, load_network
 from tools.bundled import run
 from tools.bundled.data import Icons, draw, generator, noise_generator, placed
-from tools.bundled.training import Clock, Plan, State, Team, adopt, autocast, need, options, read, settle, train, write
+from tools.bundled.training import (
+    Clock,
+    Plan,
+    State,
+    Team,
+    adopt,
+    autocast,
+    before,
+    need,
+    options,
+    read,
+    settle,
+    train,
+    write,
+)
 
 CONFIG = VAEConfig(channels=(24, 48, 96), blocks=1, groups=8, scale=1.0)
 KL = 1e-5
@@ -81,7 +95,8 @@ def adopted(work: Path, folder: Path, size: int) -> State:
     config = VAEConfig.read(folder / "vae" / "config.json")
     file = TensorFile(folder / "vae" / f"{AUTOENCODER.file}.safetensors")
     vae = load_network(AUTOENCODER, file, config, torch.device("cpu"), torch.float32)
-    return adopt(work, "vae", vae, {"vae": asdict(replace(config, scale=1.0)), "size": size}, config.scale)
+    about = {"vae": asdict(replace(config, scale=1.0)), "size": size} | before(folder, "vae")
+    return adopt(work, "vae", vae, about, config.scale)
 
 
 def finished_vae(work: Path, device: torch.device) -> VAE:

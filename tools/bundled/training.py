@@ -8,6 +8,7 @@ taken up again, it goes on with the same numbers (on one machine; CUDA adds in n
 """
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -145,6 +146,12 @@ def write(work: Path, name: str, state: State) -> None:
     work.mkdir(parents=True, exist_ok=True)
     with atomic(work / f"{name}.pt") as temporary:
         torch.save(vars(state), temporary)
+
+
+def before(origin: Path, name: str) -> dict:
+    """How the exported model that this training begins with was trained, for `about`."""
+    place = origin / "training.json"
+    return {"before": json.loads(place.read_text(encoding="utf-8"))[name]} if place.exists() else {}
 
 
 def adopt(work: Path, name: str, network: nn.Module, about: dict, scale: float | None = None) -> State:
