@@ -52,7 +52,7 @@ def test_ti2i_with_real_and_generated_guidance(tmp_path):
     assert (generated.image, generated.source, generated.seed, generated.scale) == (None, "a cat", 7, 5.0)
     assert horse.image == tmp_path / "wild-ti2i/data/horse.png" and horse.source == "a photo of a horse"
     assert panda.image == tmp_path / "wild-ti2i/data/panda/Cartoon_30.jpg" and panda.source == ""
-    assert list(b.groups) == ["wild-ti2i-fake-00", "wild-ti2i-real-00", "wild-ti2i-real-01"]
+    assert [name for name, *_ in b.groups] == ["wild-ti2i-fake-00", "wild-ti2i-real-00", "wild-ti2i-real-01"]
     assert len(b.bad) == 4
     for said, row in zip(("lost.png", "neither init_img", "target_prompts", "row 5"), b.bad, strict=True):
         assert said in row and "wild-ti2i-real.yaml" in row
