@@ -18,6 +18,7 @@ from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent
 from minipnp.images import fit, read_image, to_tensor
 from minipnp.kept import Kept
 from minipnp.methods.align import new_phrase, word_swap
+from minipnp.methods.common import usual_share
 from minipnp.methods.ddim_swap import DDIMSwap, ddim_swap
 from minipnp.methods.directions import direction, load_direction, read_sentences, save_direction, sentences
 from minipnp.methods.masactrl import MasaCtrl, masactrl
@@ -89,10 +90,7 @@ class Original:
 
     @property
     def share(self) -> float:
-        """Of the latent's side, where maps are read and edited: the authors' 16 × 16 cells, in SD-1.5 a quarter. In the
-        bundled model the whole latent has as many.
-        """
-        return 1 / 4 if self.cells >= 32 else 1.0
+        return usual_share(self.cells)
 
     def x_0(self, steps: int) -> Tensor:
         return self.guidance(steps).x_0 if self.generated else self._x_0

@@ -17,7 +17,7 @@ from torch import Tensor
 from minipnp.ddim import CLEAN, guided, invert, noise, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Inversion, Progress, silent
-from minipnp.methods.common import layers_at
+from minipnp.methods.common import layers_at, usual_share
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, start
 from minipnp.slots import Layer, Part, Tap, decoder
@@ -115,10 +115,8 @@ def usual_layer(x: Tensor) -> Layer:
 
 
 def usual_words(x: Tensor) -> tuple[Layer, ...]:
-    """The layers whose cross-attention finds words: all at a quarter of the latent's side, as in Prompt-to-Prompt; of a
-    latent with less than 32 cells, all at the whole.
-    """
-    return layers_at(1 / 4 if min(x.shape[-2:]) >= 32 else 1.0)
+    """The layers whose cross-attention finds words: those that Prompt-to-Prompt reads."""
+    return layers_at(usual_share(min(x.shape[-2:])))
 
 
 def check_layers(of: str, layers: Sequence[Layer]) -> None:
