@@ -147,7 +147,7 @@ def translate_options(here: Parser) -> None:
         "--out", help="a folder, or NAME.png for one translation (default: out/IMAGE'S NAME)", metavar="PATH"
     )
     what.add_argument("--source", help="generate the guidance from this text, without --image", metavar="TEXT")
-    option(what, "--source-scale", "guidance scale of that; 7.5 with the other methods", type=number)
+    option(what, "--source-scale", "guidance scale of that; bundled model: 3; other methods: --scale's", type=number)
     option(what, "--seed", "seed of that", type=seed)
     what.add_argument("--size", help="short side in pixels (default: the model's own)", type=count)
     what.add_argument("--square", help="crop the centre to a square, as the paper does", action=ON_OR_OFF, default=None)
@@ -163,7 +163,7 @@ def translate_options(here: Parser) -> None:
 
     inversion = here.add_argument_group("inversion of --image")
     inversion_options(inversion)
-    option(inversion, "--resample", "sample the guidance again in N steps, 0: do not", type=int, metavar="N")
+    option(inversion, "--resample", "sample the guidance again in N steps; 0: if it must be", type=int, metavar="N")
     inversion.add_argument(
         "--reconstruct", help="show and measure what the inversion lost", action="store_true", default=None
     )
@@ -185,7 +185,7 @@ def invert_options(here: Parser) -> None:
     kept_options(edit)
     inversion = here.add_argument_group("inversion")
     inversion_options(inversion)
-    option(inversion, "--resample", "sample the guidance again in N steps, 0: do not", type=int, metavar="N")
+    option(inversion, "--resample", "sample the guidance again in N steps; 0: if it must be", type=int, metavar="N")
     model_options(here)
 
 
@@ -205,7 +205,7 @@ def kept_options(group) -> None:
 
 def inversion_options(group) -> None:
     option = partial(setting, "translate", group)
-    option("--inversion-steps", "1 to 999", type=int)
+    group.add_argument("--inversion-steps", help="1 to 999 (default: those of the edit)", type=int, metavar="N")
     option("--inversion-at", "where a step takes eps first: next or current level, or the last step's",
            metavar="{next,current,last}")  # fmt: skip
     option("--fixed-point", "iterations of the implicit equation", type=int, metavar="N")
@@ -289,7 +289,7 @@ def evaluate_options(here: Parser) -> None:
     here.add_argument("--metrics", nargs="+", metavar="NAME",
                       help="clip, clip-acc, structure, background, icons, iou (default: icons iou for the bundled one, "
                            "clip structure for others, background too where there are masks)")  # fmt: skip
-    here.add_argument("--limit", type=count, help="only N pairs, drawn evenly; more can follow", metavar="N")
+    here.add_argument("--limit", type=count, help="only N pairs, always the same ones; more can follow", metavar="N")
     here.add_argument("--out", help="a folder (default: out/evaluate-BENCHMARK)", metavar="PATH")
     here.add_argument("--pictures", help="keep the translations", action="store_true", default=None)
     here.add_argument("--measures", help="a folder with the weights of CLIP, DINO, SqueezeNet, instead of the hub",
@@ -339,7 +339,8 @@ def features_options(here: Parser) -> None:
     here.add_argument("--of", help="any of f, q, k, A, words (default: f)", choices=("f", "q", "k", "A", "words"),
                       nargs="+", metavar="WHAT")  # fmt: skip
     here.add_argument("--layers", help="decoder layers, such as 4 or 4,7,11 (default: 1,4,7,11, for A, q, k without 1; "
-                      "for words and several t one, as for segment)", type=rows, metavar="LAYERS")  # fmt: skip
+                      "several t: one, as segment; words: all cross-attentions of one size)", type=rows,
+                      metavar="LAYERS")  # fmt: skip
     here.add_argument("--t", help="timesteps, such as 981,741,541 (default: 541; words: the mean over all steps)",
                       type=numbers, metavar="T,…")  # fmt: skip
     here.add_argument("--smooth", help="enlarge maps bicubically (default: cells as blocks)", action="store_true",

@@ -108,7 +108,9 @@ def plan(given: dict, log: Log) -> Job:
     if image == "":
         raise InputError("--image is empty: give a picture or a folder of pictures")
     generated, like = image is None, given.get("like", "minipnp")
-    s = Settings.like(like, generated).with_options(suited(given, like) | given)
+    advised = suited(given, like)
+    advised |= {"source_scale": advised["scale"]} if generated and advised else {}
+    s = Settings.like(like, generated).with_options(advised | given)
     if given.get("reconstruct"):
         s = replace(s, inversion=replace(s.inversion, checks=CHECKS))
     negative = given.get("negative", source if s.source_is_negative else None)
@@ -253,7 +255,7 @@ def invert(given: dict, argv: list[str]) -> int:
         due = s.evaluations(False, 0, False, False, s.pnp if features else None)
         log.expect({phase: n for phase, n in due.items() if phase != "translation"})
         if features and not s.keeps:
-            log.note("features kept with --inversion-at next are those of the step before: near, not equal")
+            log.note("features kept with --inversion-at next are those of the iterate before: near, not equal")
         if not features and s.inversion.at == "last" and not s.inversion.schedule(s.pnp.steps)[1]:
             log.say("translations from this file are near those of translate --image; with --features they are equal")
         G, picture, made = inverted(path, sd, s, log, features)

@@ -1,8 +1,7 @@
 """The sizes of the three networks. The defaults are Stable Diffusion 1.x; a smaller model is another value of the same.
 
 Each class reads the `config.json` that lies beside published weights in component layout, and refuses, by name, a
-setting that these networks do not have (settings.py): what is let pass and not understood would be a picture that is
-silently wrong.
+setting that these networks do not have (settings.py): one that is passed over could spoil the picture silently.
 """
 
 from dataclasses import dataclass

@@ -66,9 +66,9 @@ def invert(
     """From the clean x up through `levels` (noisiest first, as for `sample`); yields (level, latent) after each step.
 
     The exact inverse of a sampling step from t' to t needs ε(x', t') at the point x' that is sought. `at` says where it
-    is taken instead: "next": ε(x, t'), as pnp-diffusers does; "current": ε(x, t), as plug-and-play does; "last": the
-    one before it, near x at t, which costs nothing but needs an iteration. Each of the `iterations` then puts the x'
-    found so far into the implicit equation x' = step(x, ε(x', t')).
+    is taken instead: "next": ε(x, t'), as pnp-diffusers does; "current": ε(x, t), as plug-and-play does; "last": that
+    with which the step before ended (the first step: as "next"), which costs nothing but needs an iteration. Each of
+    the `iterations` then puts the x' found so far into the implicit equation x' = step(x, ε(x', t')).
     """
     check_at(at, iterations)
     for t_next, t in reversed(pairs(levels)):
@@ -86,7 +86,7 @@ def guided(
     unet: Callable, x: Tensor, t: int, text: Tensor, null: Tensor, w: float,
     negative: Tensor | None = None, alpha: float = 0.0, inject: Features = Features(),
 ) -> Tensor:  # fmt: skip
-    """Classifier-free guidance, from one pass over all branches: ε = w·ε(x_t, P, t) + (1−w)·ε̃, Eq. (5).
+    """Classifier-free guidance, from one pass over all branches: ε = w·ε(x_t, P, t) + (1−w)·ε̃ [1, 4, H, W], Eq. (5).
 
     x: [1, 4, H, W], or a row for each branch, the conditional one first. text, null, negative: [1, 77, width] each.
     ε̃ is ε(x_t, ∅, t), or with a negative prompt P_n ε̃ = α·ε(x_t, ∅, t) + (1−α)·ε(x_t, P_n, t), Eq. (6). inject:

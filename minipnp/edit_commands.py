@@ -30,21 +30,25 @@ EXAMPLE = {  # of the bundled pictures
 }
 
 
-def original(given: dict, sd: StableDiffusion, log: Log, keep: bool) -> tuple[Original, Image, dict]:
-    """What is edited, as a picture too, and what the records say of it. keep: see `Original`."""
+def original(
+    given: dict, sd: StableDiffusion, log: Log, keep: bool, scale: float = SOURCE_SCALE
+) -> tuple[Original, Image, dict]:
+    """What is edited, as a picture too, and what the records say of it. keep: see `Original`. scale: the edit's."""
     source, seed, size = given.get("source", ""), given.get("seed", 0), given.get("size") or sd.size
+    steps = given.get("steps", 50)
     check_sides(sd, size, size)
     about = {"source": source, "seed": seed}
     if given.get("image") is None:
-        scale = given.get("source_scale", SOURCE_SCALE)
+        scale = given.get("source_scale", scale)  # the edit's own: then the same text gives the same picture again
         o = Original(sd, None, source, seed, (size, size), source_scale=scale, progress=log.progress)
-        picture = to_image(sd.decode(o.x_0(given.get("steps", 50))))
+        picture = to_image(sd.decode(o.x_0(steps)))
         return o, picture, about | {"source_scale": scale, "pixels": list(picture.size)}
     path, square, how = Path(given["image"]), given.get("square", False), inversion_of(given)
     picture = fit(read_image(path), size, sd.multiple, square)
     o = Original(sd, sd.encode(to_tensor(picture)), source, seed, inversion=how, progress=log.progress, square=square,
                  keep=keep)  # fmt: skip
     about |= {option: getattr(how, field) for option, field in INVERSION.items()}
+    about["inversion_steps"] = how.steps or steps
     return o, picture, about | picture_of(path) | {"square": square, "pixels": list(picture.size)}
 
 
@@ -69,9 +73,10 @@ def translate_by(name: str, given: dict, argv: list[str]) -> int:
     out = where(given, at, many=len(prompts) > 1)
     with log.warnings_as_notes():
         sd, model = load(given, log)
-        o, picture, about = original(given, sd, log, keep=name == "masked-pnp")
+        options = METHODS[name].options | own
+        o, picture, about = original(given, sd, log, name == "masked-pnp", options["scale"])
         cells, files = [("source", picture)], {}
-        settings = about | {"method": name, "negative": given.get("negative"), "options": METHODS[name].options | own}
+        settings = about | {"method": name, "negative": given.get("negative"), "options": options}
         for i, prompt in enumerate(prompts, 1):
             with log.clock(f"{name} {i}"):
                 made = to_image(edit(name, o, prompt, given.get("negative"), own, log.progress))

@@ -17,6 +17,7 @@ from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
 from minipnp.images import fit, read_image, to_tensor
 from minipnp.kept import Kept
+from minipnp.low_memory import LowMemory
 from minipnp.methods.align import new_phrase, word_swap
 from minipnp.methods.common import usual_share
 from minipnp.methods.ddim_swap import DDIMSwap, ddim_swap
@@ -70,9 +71,9 @@ class Original:
             under, how = self.text if by_source else self.null, self.inversion
             reads = self.keep and not by_source and keeps_features(how, steps)
             taps = PnP(steps=steps).taps() if reads else {}
-            self._made[key] = guidance_from_latent(
-                self.sd.unet, self._x_0, under, steps, how, self.progress, taps, Kept(self.sd.device, len(taps))
-            )
+            features = Kept(self.sd.device, len(taps), beside=not isinstance(self.sd, LowMemory))
+            args = self.sd.unet, self._x_0, under, steps, how, self.progress, taps, features
+            self._made[key] = guidance_from_latent(*args)
         return self._made[key]
 
     def regularised(self, steps: int, how: Regularisation) -> Guidance:

@@ -23,11 +23,11 @@ def silent(things: Iterable, total: int, what: str) -> Iterable:
 class Guidance:
     """What Plug-and-Play reads of the guidance image.
 
-    latents: x^G_t [1, 4, h, w] by level t. x_T: where a translation starts. x_0: the clean latent.
+    latents: x^G_t [1, 4, h, w] at the levels t of the edit to come. x_T: where it starts. x_0: the clean latent.
     texts: [1, 77, width], the text under which features are taken; or [2, 77, width]: the first for the unconditional
     branches, the second for the conditional one. residuals: `ddim.residual` by level, at a few steps of the inversion.
-    resampled: the latents were sampled from x_T, and are not those of the inversion. features: by
-    level, those of the passes that made the latents, where they were kept.
+    resampled: the latents were sampled from x_T, and are not those of the inversion. features: by level, those of the
+    passes that made the latents, where they were kept.
     """
 
     latents: dict[int, Tensor]
@@ -38,24 +38,30 @@ class Guidance:
     resampled: bool = False
     features: Mapping[int, Features] = field(default_factory=dict)
 
+    def levels(self, steps: int) -> list[int]:
+        """`timesteps(steps)`, of the edit. Raises InputError where the guidance was made for another one."""
+        if set(levels := timesteps(steps)) != set(self.latents):
+            raise InputError(f"the guidance was made for an edit in {len(self.latents)} steps, not in {steps}")
+        return levels
+
 
 @dataclass(frozen=True)
 class Inversion:
     """How a picture is inverted. The defaults are what docs/performance.md found to be enough.
 
-    steps, at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents themselves; n: they are
-    sampled again from x_T in n steps, as the paper's Algorithm 1 does. checks: steps at which the residual is measured,
-    one evaluation of the network each.
+    steps: None: those of the edit. at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents (if
+    these have all levels of the edit); n: they are sampled again from x_T in n steps, as the paper's Algorithm 1 does.
+    checks: steps at which the residual is measured, one evaluation of the network each.
     """
 
-    steps: int = 50
+    steps: int | None = None
     at: str = "last"
     iterations: int = 1
     resample: int = 0
     checks: int = 0
 
     def __post_init__(self):
-        timesteps(self.steps)
+        timesteps(1 if self.steps is None else self.steps)
         check_at(self.at, self.iterations)
         if min(self.iterations, self.resample, self.checks) < 0:
             raise InputError("the inversion's iterations, resampling steps and checks cannot be less than 0")
@@ -65,14 +71,12 @@ class Inversion:
 
         Where the edit has levels that the inversion has not, the source is resampled in edit_steps.
         """
-        edit, up = timesteps(edit_steps), timesteps(self.steps)
+        edit, up = timesteps(edit_steps), timesteps(self.steps or edit_steps)
         resample = self.resample or (0 if set(edit) <= set(up) else edit_steps)
         down = timesteps(resample) if resample else []
         if down and not set(edit) <= set(down):
-            raise InputError(
-                f"resampling in {resample} steps misses levels of an edit in {edit_steps}: give a multiple, or 999"
-            )
-        # The noisiest level that is used. plug-and-play takes the inversion's last, also where it samples from another.
+            raise InputError(f"resampling in {resample} steps misses levels: give a multiple of {edit_steps}, or 999")
+        # The noisiest level used, with which a resampling starts as if it were its own: with `resample` the last.
         start = up[0] if self.resample else min(up, key=lambda t: abs(t - edit[0]))
         return [t for t in up if t <= start], down
 
@@ -85,7 +89,7 @@ def guidance_from_latent(
 
     keep: what to keep by level (`PnP.taps`), in `features`, from the passes that are made anyway. Where ε is taken at
     "current", or the source is resampled, these passes are at x^G_t itself, and the edit needs none of its own; else
-    they are at the iterate before it, and what is kept is near to that: at "last" nearest.
+    they are at the last iterate before it, and near to that: the nearer, the more iterations (docs/performance.md).
     """
     edit, (up, down) = timesteps(edit_steps), how.schedule(edit_steps)
     start, features = up[0], {} if features is None else features

@@ -22,7 +22,8 @@ from minipnp.kept import flat, unflat
 from minipnp.slots import Features
 
 FORMAT = "minipnp guidance 1"
-MADE = {"like", "options", "guidance", "kept", "weights_sha256", "prediction", "dtype"}
+NETWORKS = ("weights_sha256", "prediction", "ema", "sizes_sha256")  # what of a model decides on a guidance
+MADE = {"like", "options", "guidance", "kept", "dtype", *NETWORKS}
 
 
 def save_guidance(path: Path, G: Guidance, made: dict) -> Path:
@@ -82,9 +83,11 @@ def open_guidance(path: Path, device: torch.device) -> tuple[Guidance, dict]:
 
 def check_guidance(path: Path, made: dict, model: dict) -> None:
     """Raises InputError where the file belongs to other weights, or its features to another dtype."""
-    sums = {name: sha for name, sha in made["weights_sha256"].items() if model["weights_sha256"].get(name) != sha}
-    if sums or made["prediction"] != model["prediction"]:
-        what = ", ".join(sums) or "another prediction type"
+    made, model = ({**about, "ema": bool(about["ema"])} for about in (made, model))
+    if other := [name for name in NETWORKS if made[name] != model[name]]:
+        sums = [name for name, sha in made["weights_sha256"].items() if model["weights_sha256"].get(name) != sha]
+        said = {"sizes_sha256": "another config.json", "prediction": "another prediction type", "ema": "another --ema"}
+        what = ", ".join(sums) or said.get(other[0], "other files")
         raise InputError(f"{path}: made with other weights ({what}); give their --model, or `minipnp invert` again")
     if made["kept"] and made["dtype"] != model["dtype"]:
         raise InputError(f"{path}: its features are {made['dtype']}; give --dtype {made['dtype']}")

@@ -20,10 +20,11 @@ class Kept(MutableMapping[int, Features]):
     """f, q and k by level, in the first place where all of them fit: the device, the CPU's memory, the disk.
 
     levels: how many there will be. What the first one takes decides on the place; each place is used to its half.
+    beside: whether they may stay on the device, beside the network.
     """
 
-    def __init__(self, device: torch.device, levels: int):
-        self.device, self.levels = device, levels
+    def __init__(self, device: torch.device, levels: int, beside: bool = True):
+        self.device, self.levels, self.beside = device, levels, beside
         self.place: str | None = None  # "device", "memory" or "disk"; None as long as nothing is kept
         self._there: dict[int, Features | Path] = {}
 
@@ -64,7 +65,8 @@ class Kept(MutableMapping[int, Features]):
         return len(self._there)
 
     def _choose(self, size: int) -> None:
-        free = {"device": memory(self.device), "memory": memory(torch.device("cpu"))}
+        free = {"device": memory(self.device)} if self.beside else {}
+        free |= {"memory": memory(torch.device("cpu"))}
         self.place = next((place for place, there in free.items() if size <= there / 2), "disk")
         if self.place == "disk":
             self._temporary = TemporaryDirectory(prefix="minipnp-")  # gone with this object

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from minipnp.slots import Attn
 
 
-def rows(x: Tensor, n: int) -> Tensor:
+def repeated(x: Tensor, n: int) -> Tensor:
     """A batch of one seen as a batch of n, without a copy: what all branches share is computed once."""
     return x if len(x) == n else x.expand(n, *x.shape[1:])
 
@@ -80,7 +80,7 @@ class Attention(nn.Module):
             A = slot.edit(A)
         if slot.map is not None or slot.edit is not None:
             n = max(len(A), len(v))
-            h = rows(A, n) @ rows(v, n)
+            h = repeated(A, n) @ repeated(v, n)
         else:
             # A tapped map stands beside the fused kernel, not in its place: a tap does not change the output by a bit.
             h = attend(q, k, v, slot.mask)
@@ -107,7 +107,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         q, k = (F.pad(x, (0, (n - 1) * d)) for x in (q, k))
         h = F.scaled_dot_product_attention(q, k, rearrange(v, "n heads m d -> 1 heads m (n d)"), scale=d**-0.5)
         return rearrange(h, "1 heads m (n d) -> n heads m d", n=n)
-    return F.scaled_dot_product_attention(rows(q, n), rows(k, n), rows(v, n), attn_mask=mask)
+    return F.scaled_dot_product_attention(repeated(q, n), repeated(k, n), repeated(v, n), attn_mask=mask)
 
 
 class FeedForward(nn.Module):

@@ -12,7 +12,10 @@ TILE, OVERLAP = 64, 16  # cells of the latent: a tile's side, and what neighbour
 
 
 class LowMemory(StableDiffusion):
-    """The same model, of which the device holds the UNet, or another network in its place while that is used."""
+    """The same model, of which the device holds the UNet, or another network in its place while that is used.
+
+    Features that are kept for an edit lie elsewhere, too (`Kept`, beside).
+    """
 
     @contextmanager
     def only(self, network: nn.Module) -> Iterator[None]:

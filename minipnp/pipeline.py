@@ -2,7 +2,7 @@
 
 sd = minipnp.load("weights/bundled")
 G = minipnp.guidance_from_picture(sd, picture)
-pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"])
+pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"], settings=minipnp.PnP(scale=3))
 """
 
 import torch
@@ -12,6 +12,7 @@ from minipnp.ddim import guided, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
 from minipnp.kept import Kept
+from minipnp.low_memory import LowMemory
 from minipnp.model import StableDiffusion
 from minipnp.pnp import PnP, plug_and_play
 
@@ -28,14 +29,13 @@ def guidance_from_picture(
 ) -> Guidance:  # fmt: skip
     """picture: [1, 3, H, W] in [−1, 1], sides multiples of sd.multiple. vae_seed: encode to a sample, not the mean.
 
-    keep: the features that an edit with these settings reads are kept, and it needs no passes of its own for them;
-    exact or near as `guidance_from_latent` says.
+    edit_steps: of the edit to come, as in its settings. keep: the features that an edit with these settings reads are
+    kept, and it needs no passes of its own for them; exact or near as `guidance_from_latent` says.
     """
     check_sides(sd, *picture.shape[2:])
     taps = keep.taps() if keep else {}
-    return guidance_from_latent(
-        sd.unet, sd.encode(picture, vae_seed), sd.embed(""), edit_steps, how, progress, taps, Kept(sd.device, len(taps))
-    )
+    x_0, features = sd.encode(picture, vae_seed), Kept(sd.device, len(taps), beside=not isinstance(sd, LowMemory))
+    return guidance_from_latent(sd.unet, x_0, sd.embed(""), edit_steps, how, progress, taps, features)
 
 
 @torch.no_grad()

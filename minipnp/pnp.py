@@ -1,8 +1,8 @@
 """Plug-and-Play Diffusion Features: Algorithm 1 of the paper.
 
 The guidance image's denoising gives, at every step, the features f of decoder layer 4 and the self-attention A of
-decoder layers 4 to 11. They take the place of the translation's own: f while t > τ_f, A while t > τ_A. A is overridden
-by its queries and keys, so the values stay the translation's.
+decoder layers 4 to 11. They take the place of the translation's own: f while t > τ_f, A while t > τ_A (tau_f, tau_A:
+the shares of the steps before that). A is overridden by its queries and keys: the values stay the translation's.
 """
 
 import math
@@ -25,7 +25,7 @@ class PnP:
 
     tau_f, tau_A: shares of the steps, 0 to 1, counted from the noisiest, in which f of the ResBlocks in f_layers and A
     of A_layers are injected; inclusive: one step more each, as plug-and-play counts. scale: w of Eq. (5). alpha,
-    alpha_schedule: Eq. (6); of 0 to 1, 0 puts the negative prompt in the place of the empty one.
+    alpha_schedule: Eq. (6); 0: only the negative prompt, 1: only the empty one; "constant", or falling "linear", "exp".
     """
 
     steps: int = 50
@@ -80,22 +80,17 @@ class PnP:
 
 @torch.no_grad()
 def plug_and_play(
-    unet: UNet,
-    G: Guidance,
-    texts: list[Tensor],
-    null: Tensor,
-    negative: Tensor | None = None,
-    s: PnP = PnP(),
+    unet: UNet, G: Guidance, texts: list[Tensor], null: Tensor, negative: Tensor | None = None, s: PnP = PnP(),
     x_T: Tensor | None = None,
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
     """Algorithm 1 for each of the target `texts` [1, 77, width], which share the guidance's passes.
 
-    null, negative: embeddings of the empty and of the negative prompt. x_T: another start than the guidance's.
-    Yields (level, latents [number of texts, 4, h, w]) after each step; the last ones are x*_0.
+    G: made for s.steps. null, negative: embeddings of the empty and of the negative prompt. x_T: another start than
+    G's. Yields (level, latents [number of texts, 4, h, w]) after each step; the last ones are x*_0.
     """
     alphas = s.alphas()
     x = [G.x_T if x_T is None else x_T for _ in texts]  # x*_T ← x^G_T
-    for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         injected = guidance_features(unet, G, i, t, s)
         for j, P in enumerate(texts):
             # z*_{t−1} ← ε̂_θ(x*_t, P, t; f*_t, {A*^l_t}), Eq. (3) and (4)

@@ -44,7 +44,7 @@ class Layer(NamedTuple):
 
 
 def decoder(*rows: int) -> tuple[Layer, ...]:
-    """The paper's layers: rows 0 to 11 of the decoder."""
+    """The paper's layers: rows 0 to 11 of the decoder. Row i is `up_blocks[i // 3]`, its number i % 3, in diffusers."""
     if bad := [row for row in rows if not 0 <= row < 12]:
         raise ValueError(f"the decoder has layers 0 to 11, not {bad}")
     return tuple(Layer(Part.DECODER, row) for row in rows)
@@ -55,7 +55,8 @@ class Attn:
     """The quantities of one attention; `None` stands for the layer's own.
 
     q, k, v: [B or 1, heads, tokens, head size]. map: softmax(q·kᵀ/√d), [B or 1, heads, queries, keys].
-    edit: map → map, of the same shape. mask: bool, True where a query may attend to a key; broadcast to the map.
+    edit: map → map, of the same shape. mask: bool, True where a query may attend to a key; broadcast to the map that is
+    computed here, without effect on a given one.
     """
 
     q: Tensor | None = None

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from minipnp.config import UNetConfig
 from minipnp.ddim import ALPHA_BAR
-from minipnp.layers import ResBlock, TimeEmbedding, Transformer, Upsample, rows
+from minipnp.layers import ResBlock, TimeEmbedding, Transformer, Upsample, repeated
 from minipnp.slots import Features, Layer, Part, Tap
 
 
@@ -149,7 +149,7 @@ class UNet(nn.Module):
         skips = []
         for row in self.rows:
             if row.layer.part is Part.DECODER:
-                h = torch.cat([h, rows(skips.pop(), len(h))], dim=1)
+                h = torch.cat([h, repeated(skips.pop(), len(h))], dim=1)
             ends = stop and row.layer == tap.last
             h = row(h, time, context, inject, tap, taken, ends)
             if ends:

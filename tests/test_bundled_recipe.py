@@ -403,8 +403,20 @@ def test_the_exported_model_loads_as_any_other(exported, trained):
 
 def test_weights_over_the_limit_are_refused(trained, data, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "LIMIT", 1000)
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"of before")
+    (folder / "EVALUATION.md").write_text("of before")
     with pytest.raises(InputError, match="bytes of weights, over 1,000"):
-        export.export(trained[0], data, tmp_path)
+        export.export(trained[0], data, folder)
+    assert {file.read_bytes() for file in folder.rglob("*.*")} == {b"of before"}  # nothing is lost or half-written
+    assert list(tmp_path.iterdir()) == [folder]
+    monkeypatch.undo()
+    export.export(trained[0], data, folder)
+    assert load(folder, device="cpu") and not (folder / "EVALUATION.md").exists()  # it was of other weights
+    (folder / "EVALUATION.md").write_text("of these")
+    export.export(trained[0], data, folder)
+    assert (folder / "EVALUATION.md").exists()
 
 
 def test_training_goes_on_with_an_exported_model(exported, data, tmp_path):
@@ -414,6 +426,16 @@ def test_training_goes_on_with_an_exported_model(exported, data, tmp_path):
     before = load(exported, device="cpu").unet.state_dict()
     state = train_unet.main([*argv, "--samples", "4", "--lr", "1e-9"])
     assert all(torch.allclose(x, state.networks[f"unet.{name}"], atol=1e-6) for name, x in before.items())
+    for step in (train_vae, classifier, train_unet):
+        with pytest.raises(InputError, match="--size 128: the model in .* is for 64 pixels"):
+            step.main([*argv, "--size", "128"])
+
+
+def test_an_unfinished_network_is_not_taken_for_an_exported_one(exported, data, tmp_path):
+    argv = ["--data", str(data), "--work", str(tmp_path), *TINY]
+    train_vae.main([*argv, "--samples", "8", "--minutes", "0"])
+    with pytest.raises(InputError, match="vae.pt is not finished: leave out --from"):
+        train_vae.main([*argv, "--from", str(exported)])
 
 
 def test_the_evaluation_measures_everything_once(exported, data, tmp_path, monkeypatch, capsys):

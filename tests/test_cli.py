@@ -21,6 +21,7 @@ from minipnp import commands, hub, run
 from minipnp.cli import main
 from minipnp.errors import InputError
 from minipnp.guidance import Inversion
+from minipnp.guidance_file import check_guidance
 from minipnp.known_words import KnownWords
 from minipnp.pnp import PnP
 from minipnp.run import Log, Settings
@@ -285,6 +286,23 @@ def test_a_guidance_file_of_other_weights_is_refused(here, kept, monkeypatch, ca
     assert main(["translate", "--model=bundled", "--device=cpu", "--quiet", kept, COW]) == 2
     said = "horse.safetensors: made with other weights (unet, vae, text_encoder); give their --model"
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "other, says",
+    [
+        ({"ema": True}, "another --ema"),
+        ({"sizes_sha256": "0" * 64}, "another config.json"),
+        ({"weights_sha256": {"unet": "0" * 64}}, "(unet)"),
+    ],
+)
+def test_the_same_files_read_otherwise_are_other_weights(other, says):
+    model = {"weights_sha256": {"unet": "1" * 64}, "sizes_sha256": "2" * 64, "prediction": "epsilon", "ema": None,
+             "dtype": "float32"}  # fmt: skip
+    made = model | {"kept": None}
+    check_guidance(Path("g.safetensors"), made, model | {"ema": False})
+    with pytest.raises(InputError, match="made with other weights .*" + re.escape(says)):
+        check_guidance(Path("g.safetensors"), made, model | other)
 
 
 def test_a_guidance_file_that_was_sampled_again_belongs_to_its_steps(here, capsys):

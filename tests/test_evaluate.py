@@ -170,6 +170,44 @@ def test_a_second_evaluation_at_the_same_place_is_refused(tmp_path):
     records.Writer(tmp_path, "0of1").close()
 
 
+def test_a_prompt_that_stands_twice_is_done_once(sd, folder, tmp_path):
+    p = plan(folder, ("sdedit-0.5",))
+    pairs = [p.benchmark.pairs[0], replace(p.benchmark.pairs[0], name="again")]
+    p = replace(p, benchmark=replace(p.benchmark, pairs=pairs))
+    evaluate(p, sd, tmp_path, QUIET)
+    assert len(lines_of(tmp_path)) == 1
+    found, _, missing = report.results(p, records.read(tmp_path)[0])
+    assert len(found["sdedit-0.5"]) == 2 and not missing
+
+
+def test_results_that_are_there_leave_no_pictures_and_it_is_said(sd, folder, tmp_path):
+    p, log = plan(folder, ("sdedit-0.5",)), Log(quiet=True)
+    evaluate(p, sd, tmp_path, log, pictures=tmp_path / "pictures")
+    assert not log.notes and len(list((tmp_path / "pictures").rglob("*.png"))) == 8
+    evaluate(p, sd, tmp_path, log, pictures=tmp_path / "more")
+    assert "of the 8 results that are there no pictures are made" in log.notes[0]
+
+
+def test_another_number_of_threads_changes_roundings_only(sd, folder, unbroken, tmp_path):
+    """1e-4 of measures without a threshold: float32 sums in another order, rounded to 8 bits before they are taken."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if threads == 1 else 1)
+    try:
+        evaluate(plan(folder), sd, tmp_path, QUIET)
+    finally:
+        torch.set_num_threads(threads)
+    for key, values in values_of(tmp_path).items():
+        for name, value in values.items():
+            assert value == pytest.approx(unbroken[key][name], abs=2e-2 if name == "psnr" else 1e-4)
+
+
+def test_an_inversion_in_the_edit_s_steps_is_known_by_their_number():
+    b = benchmarks.read("bundled").some(1)
+    keys = {Plan(b, ("pnp",), measures(), {}, how).key("pnp", b.pairs[0], None) for how in (Inversion(), Inversion(50))}
+    assert len(keys) == 1
+    assert Plan(b, ("pnp",), measures(), {}, Inversion(20)).key("pnp", b.pairs[0], None) not in keys
+
+
 def test_what_is_done_is_not_done_again_and_other_settings_are(sd, folder, tmp_path, monkeypatch):
     one = ("sdedit-0.5",)
     evaluate(plan(folder, one), sd, tmp_path, QUIET)

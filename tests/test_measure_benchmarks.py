@@ -52,15 +52,37 @@ def test_ti2i_with_real_and_generated_guidance(tmp_path):
     assert (generated.image, generated.source, generated.seed, generated.scale) == (None, "a cat", 7, 5.0)
     assert horse.image == tmp_path / "wild-ti2i/data/horse.png" and horse.source == "a photo of a horse"
     assert panda.image == tmp_path / "wild-ti2i/data/panda/Cartoon_30.jpg" and panda.source == ""
-    assert [name for name, *_ in b.groups] == ["wild-ti2i-fake-00", "wild-ti2i-real-00", "wild-ti2i-real-01"]
+    assert [name for name, *_ in b.groups] == ["wild-ti2i-fake-00", "data/horse", "/ImageNetR-TI2I/panda/cartoon_30"]
     assert len(b.bad) == 4
     for said, row in zip(("lost.png", "neither init_img", "target_prompts", "row 5"), b.bad, strict=True):
         assert said in row and "wild-ti2i-real.yaml" in row
 
 
 def test_one_of_the_lists_alone(tmp_path):
-    b = read(str(ti2i(tmp_path) / "wild-ti2i-fake.yaml"))
-    assert [p.name for p in b.pairs] == ["00-0", "00-1"] and not b.bad
+    """Its pairs have the names, and so their noise the seeds, that they have among all lists."""
+    place = ti2i(tmp_path)
+    b, whole = read(str(place / "wild-ti2i-fake.yaml")), read(str(place))
+    assert b.pairs == [pair for pair in whole.pairs if pair.kind == "wild-ti2i-fake"] and not b.bad
+
+
+def test_a_row_before_another_changes_nothing_of_it(tmp_path):
+    place = ti2i(tmp_path)
+    before = {seed_of(pair) for pair in read(str(place)).pairs}
+    real = place / "wild-ti2i-real.yaml"
+    real.write_text(yaml.safe_dump([{"init_img": "data/panda/cartoon_30.jpg", "target_prompts": ["a bear"]},
+                                    *yaml.safe_load(real.read_text())]))  # fmt: skip
+    after = read(str(place)).pairs
+    assert len(after) == 6 and before < {seed_of(pair) for pair in after}
+
+
+def test_a_list_that_cannot_be_read_is_left_out_and_said(tmp_path, monkeypatch):
+    place = ti2i(tmp_path / "wild")
+    (place / "._wild-ti2i-real.yaml").write_bytes(b"\xff\xfe a zip made on a Mac has such files")
+    (place / "broken.yaml").write_text("- {")
+    monkeypatch.chdir(place)
+    b = read(".")
+    assert b.name == "wild" and len(b.pairs) == 5
+    assert [said for said in b.bad if "broken.yaml: cannot be read as YAML" in said] and len(b.bad) == 5
 
 
 def pie(folder):
@@ -135,6 +157,16 @@ def test_a_picture_has_one_source(tmp_path):
     (tmp_path / "benchmark.json").write_text(json.dumps({"pairs": [row, row | {"source": "a tiger"}]}))
     b = read(str(tmp_path))
     assert [p.prompt for p in b.pairs] == ["a dog"] and "another source" in b.bad[0]
+
+
+@pytest.mark.parametrize("asked", [["flat", "dog"], "dog", ["flat", "dog", None]])
+def test_what_an_icon_is_asked_for_are_three_words(tmp_path, asked):
+    picture(tmp_path / "cat.png")
+    row = {"image": "cat.png", "source": "a cat", "prompt": "a dog", "word": "cat=dog", "kind": "concept",
+           "held_out": False, "asked": ["flat", "dog", "blue"]}  # fmt: skip
+    (tmp_path / "benchmark.json").write_text(json.dumps({"pairs": [row, row | {"asked": asked}]}))
+    b = read(str(tmp_path))
+    assert len(b.pairs) == 1 and "three words" in b.bad[0]
 
 
 def test_pictures_of_two_folders_may_share_a_name(tmp_path):

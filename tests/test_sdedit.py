@@ -11,8 +11,15 @@ from minipnp.ddim import ALPHA_BAR, guided, noise, pairs, step, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Inversion, guidance_from_latent
 from minipnp.images import fit, read_image, to_tensor
+from minipnp.methods.align import word_swap
 from minipnp.methods.ddim_swap import DDIMSwap, ddim_swap
+from minipnp.methods.masactrl import MasaCtrl, masactrl
+from minipnp.methods.masked_pnp import masked_plug_and_play
+from minipnp.methods.p2p import P2P, prompt_to_prompt
+from minipnp.methods.pix2pix_zero import Pix2PixZero, pix2pix_zero
 from minipnp.methods.sdedit import STRENGTHS, SDEdit, sdedit
+from minipnp.pnp import PnP, plug_and_play
+from minipnp.see.injection import injections
 
 WEIGHTS = Path(__file__).parents[1] / "weights/bundled"
 SOURCE, TARGET = "a noto icon of a horse on a yellow background", "a noto icon of a cow on a blue background"
@@ -125,9 +132,20 @@ def test_the_sampling_is_guided_by_the_edited_prompt(sd, G):
     assert relative(swapped(sd, G, TARGET, 5.0), x) <= 1e-3  # the guidance enlarges rounding: measured 2e-6
 
 
-def test_a_guidance_for_another_number_of_steps(sd, G):
-    with pytest.raises(InputError, match="another number of steps than 20"):
-        last(ddim_swap(sd.unet, G, sd.embed(TARGET), sd.embed(""), DDIMSwap(steps=20)))
+@pytest.mark.parametrize("steps", [2 * STEPS, STEPS // 2])  # the latter's levels are all there, but x_T is of another
+def test_a_guidance_for_another_number_of_steps(sd, G, steps):
+    text, null = sd.embed(TARGET), sd.embed("")
+    for run in (
+        lambda: ddim_swap(sd.unet, G, text, null, DDIMSwap(steps)),
+        lambda: plug_and_play(sd.unet, G, [text], null, s=PnP(steps)),
+        lambda: masked_plug_and_play(sd.unet, G, text, null, torch.ones_like(G.x_T[:, :1]), s=PnP(steps)),
+        lambda: masactrl(sd.unet, G, text, null, s=MasaCtrl(steps, start_step=1)),
+        lambda: prompt_to_prompt(sd.unet, G, text, text, null, word_swap(sd.tokenizer, SOURCE, SOURCE), P2P(steps)),
+        lambda: pix2pix_zero(sd.unet, G, torch.zeros_like(text), null, Pix2PixZero(steps)),
+        lambda: injections(sd.unet, G, text, null, None, PnP(steps), G.x_T),
+    ):
+        with pytest.raises(InputError, match=f"made for an edit in {STEPS} steps, not in {steps}"):
+            next(run())
 
 
 @pytest.mark.parametrize("wrong", [dict(steps=1000), dict(scale=float("nan"))])

@@ -35,7 +35,7 @@ from minipnp.config import UNetConfig
 from minipnp.ddim import noise, timesteps
 from minipnp.guidance import Guidance
 from minipnp.hub import WEIGHTS
-from minipnp.layers import ResBlock, Upsample, rows
+from minipnp.layers import ResBlock, Upsample, repeated
 from minipnp.loading import pick_device, pick_dtype
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features
@@ -98,7 +98,7 @@ def source_pass_to_its_end(case: Case) -> Iterator[None]:
 def softmax_in_each_branch(case: Case) -> Iterator[None]:
     def attend(q, k, v, mask=None):
         n = max(len(q), len(k), len(v))
-        return F.scaled_dot_product_attention(rows(q, n), rows(k, n), rows(v, n), attn_mask=mask)
+        return F.scaled_dot_product_attention(repeated(q, n), repeated(k, n), repeated(v, n), attn_mask=mask)
 
     with patch.object(layers, "attend", attend):
         yield

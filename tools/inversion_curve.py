@@ -48,7 +48,7 @@ def settings() -> dict[Setting, Inversion]:
 
 
 def evaluations(how: Inversion) -> int:
-    """Of the network, for the guidance and its features; resampling, where the edit's levels are not met, included."""
+    """Of the network, for the guidance; resampling, where the edit's levels are not met, included."""
     due = Settings(PnP(steps=EDIT_STEPS), how).evaluations(False, 0, False, False, kept=None)
     return due["inversion"] + due.get("resampling", 0)
 

@@ -88,11 +88,12 @@ def some(rows: list, n: int | None) -> list:
 
 def read(what: str) -> Benchmark:
     """what: "bundled", or a folder or file in one of the layouts above. InputError: there is nothing of the kind."""
-    path = hub.WEIGHTS / "bundled" / "benchmark" if what == "bundled" else Path(what).expanduser()
+    path = hub.WEIGHTS / "bundled" / "benchmark" if what == "bundled" else Path(what).expanduser().absolute()
     if not path.exists():
         raise InputError(f"no benchmark {what!r}: give bundled, or a folder in the layout of TI2I or of PIE-Bench")
     folder = path if path.is_dir() else path.parent
-    lists = sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
+    found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
+    lists = [file for file in found if not file.name.startswith(".")]
     if path.name == "benchmark.json" or (path / "benchmark.json").is_file():
         benchmark = _icons(folder)
     elif path.name == "mapping_file.json" or (path / "mapping_file.json").is_file():
@@ -130,12 +131,14 @@ def _icons(folder: Path) -> Benchmark:
     content, sources = _load(folder / "benchmark.json"), {}
     for i, row in enumerate(content["pairs"] if isinstance(content, dict) and "pairs" in content else []):
         try:
-            image, source, asked = _picture(folder, row["image"]), _text(row["source"], "source"), tuple(row["asked"])
+            image, source, asked = _picture(folder, row["image"]), _text(row["source"], "source"), row["asked"]
+            if not isinstance(asked, list) or len(asked) != 3 or not all(isinstance(word, str) for word in asked):
+                raise ValueError(f"asked is {asked!r}, not the three words of style, concept and colour")
             if sources.setdefault(image, source) != source:  # what its pairs share depends on it
                 raise ValueError(f"another source than {sources[image]!r}, which {image.name} had before")
             benchmark.pairs.append(
                 Pair(f"{i:03}", image.stem, _text(row["prompt"], "prompt"), image, source,
-                     word=row["word"], kind=row["kind"], held_out=row["held_out"], asked=asked)
+                     word=row["word"], kind=row["kind"], held_out=row["held_out"], asked=tuple(asked))
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             benchmark.bad.append(f"benchmark.json, pair {i}: {_reason(error)}")
@@ -167,20 +170,26 @@ def _pie(folder: Path) -> Benchmark:
 def _ti2i(folder: Path, lists: list[Path]) -> Benchmark:
     benchmark = Benchmark(folder.name, "ti2i")
     for file in lists:
-        rows = _load(file)
+        try:
+            rows = _load(file)
+        except InputError as error:
+            benchmark.bad.append(str(error))
+            continue
         if not isinstance(rows, list):
             benchmark.bad.append(f"{file.name}: not a list")
             continue
         for i, row in enumerate(rows):
-            name = f"{file.stem}-{i:02}" if len(lists) > 1 else f"{i:02}"
+            name = f"{file.stem}-{i:02}"
             try:
                 found = _ti2i_row(folder, row)
+                # A picture is known by its place, which its noise follows from, whatever rows and lists are beside it.
+                guidance = str(Path(row["init_img"]).with_suffix("")) if "image" in found else name
                 prompts = row["target_prompts"]
                 prompts = [prompts] if isinstance(prompts, str) else prompts
                 if not prompts:
                     raise ValueError("no target_prompts")
                 benchmark.pairs += [
-                    Pair(f"{name}-{k}", name, _text(prompt, "target prompt"), kind=file.stem, **found)
+                    Pair(f"{name}-{k}", guidance, _text(prompt, "target prompt"), kind=file.stem, **found)
                     for k, prompt in enumerate(prompts)
                 ]
             except (KeyError, TypeError, ValueError) as error:

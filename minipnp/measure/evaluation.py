@@ -82,8 +82,9 @@ class Plan:
 
     def key(self, method: str, pair: Pair, picture: str | None) -> str:
         """picture: its SHA-256."""
+        inversion = asdict(self.inversion) | {"steps": self.inversion.steps or self.steps or STEPS}
         decides = {
-            "about": self.about, "picture": picture, "seed": seed_of(pair), "inversion": asdict(self.inversion),
+            "about": self.about, "picture": picture, "seed": seed_of(pair), "inversion": inversion,
             "size": self.size, "steps": self.steps, "method": method,
         }  # fmt: skip
         if method != RECONSTRUCTION:
@@ -110,9 +111,13 @@ def evaluate(
         if damaged:
             log.note(f"{damaged} damaged lines in {folder}: what they held is done again")
         ours = list(plan.jobs.values())[part::parts]
-        todo = [[job for job in jobs if "values" not in known.get(job.key, {})] for jobs in ours]
-        count = sum(map(len, todo))
-        log.say(f"{sum(map(len, ours)) - count} results are there, {count} to do")
+        there = {key for key, record in known.items() if "values" in record}
+        # A prompt that stands twice has one key.
+        todo = [list({job.key: job for job in jobs if job.key not in there}.values()) for jobs in ours]
+        count, before = sum(map(len, todo)), sum(job.key in there for jobs in ours for job in jobs)
+        log.say(f"{before} results are there, {count} to do")
+        if pictures is not None and before:
+            log.note(f"of the {before} results that are there no pictures are made: for them give another --out")
         for record in log.progress(_results(plan, sd, todo, log, pictures), count, "evaluate"):
             if "values" in record or known.get(record["key"], {}).get("error") != record["error"]:
                 writer.append(record)

@@ -39,7 +39,4 @@ def ddim_swap(
     text, null: the edited prompt's embedding [1, 77, width], and that of the empty or of a negative prompt.
     Yields (level, latent [1, 4, h, w]) after each step.
     """
-    levels = timesteps(s.steps)
-    if max(G.latents) != levels[0]:
-        raise InputError(f"the guidance was inverted for another number of steps than {s.steps}")
-    yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), G.x_T, levels)
+    yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), G.x_T, G.levels(s.steps))

@@ -125,7 +125,7 @@ def masactrl(
     texts, latent = torch.cat([null, text]), G.x_T.shape[2:]
     maps = layers_at(s.mask_share) if words else ()
     x = G.x_T
-    for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         edit = {}
         if i >= s.start_step:  # Eq. (5)
             _, source = unet.tap(G.latents[t], t, G.texts, Tap(k=s.layers, v=s.layers, M=maps), stop=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipnp.ddim import CLEAN, guided, pairs, step, timesteps
+from minipnp.ddim import CLEAN, guided, pairs, step
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
 from minipnp.methods.common import layers_at, share, word_map
@@ -71,7 +71,7 @@ def masked_plug_and_play(
     maps = layers_at(m.share) if named else ()
     M, seen_G, seen = None if named else given(where, G.x_T), 0, 0
     x = G.x_T  # x*_T ← x^G_T
-    for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         injected = guidance_features(unet, G, i, t, s)  # f*_t, {A*^l_t}
         if m.attention and M is not None:
             injected = on_its_side(injected, M, s.A_layers)

@@ -130,7 +130,7 @@ def prompt_to_prompt(
     blended = layers_at(blend.side) if blend else ()
     x_src = {**G.latents, CLEAN: G.x_0}
     x, sums = G.x_T, 0  # x*_T ← x_T
-    for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         cross = ATTENTIONS if edited[i] is not None else ()
         own = layers_up_to(s.self_side) if i in self_steps else ()
         wanted, A, M = Tap(q=own, k=own, M=cross or blended), {}, {}

@@ -36,7 +36,7 @@ class Regularisation:
     gain: of each level of the pyramid over the one before, 2 in the paper and 1 in its code. at: where ε is taken, see
     `ddim.invert`; "current" in the paper and its code. resample: the source is then sampled again from x_T under its
     caption, as the authors do, and its latents are those. authors: that, and their schedule, which leaves out the first
-    and the last timestep, and takes a latent for one of a level less than its timestep (`at` has no say then).
+    and the last timestep, and treats the latent of timestep t as one of level t − 1 (`at` has no say then).
     """
 
     lambda_ac: float = 20.0

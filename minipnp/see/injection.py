@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from minipnp.ddim import guided, pairs, step, timesteps
+from minipnp.ddim import guided, pairs, step
 from minipnp.guidance import Guidance
 from minipnp.pnp import PnP, guidance_features
 from minipnp.slots import Layer, decoder
@@ -48,7 +48,7 @@ def injections(
     """
     union, alphas = every(s, variants), s.alphas()
     x = [noise if v.random else G.x_T for v in variants]
-    for i, (t, t_prev) in enumerate(pairs(timesteps(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         source = guidance_features(unet, G, i, t, union)
         for j, v in enumerate(variants):
             injected = source.only(replace(s, f_layers=v.f, A_layers=v.A).tap(i))

@@ -16,7 +16,7 @@ from minipnp.measure.icons import CHANNELS, Classifier, Words, load
 from tools.bundled import run
 from tools.bundled.concepts import COLOURS, TRAINED_CONCEPTS, TRAINED_STYLES
 from tools.bundled.data import CONCEPT_WORDS, STYLE_WORDS, Icons, draw, generator, noise_generator, placed
-from tools.bundled.training import Clock, Plan, State, Team, adopt, autocast, before, options, read, settle, train
+from tools.bundled.training import Clock, Plan, State, Team, adopt, autocast, before, options, settle, there, train
 
 WORDS = Words(TRAINED_STYLES, TRAINED_CONCEPTS, tuple(COLOURS))
 PLANS = {"cpu": Plan(batch=64, lr=2e-3, samples=120_000), "gpu": Plan(batch=128, lr=2e-3, samples=600_000)}
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> State:
     device, size, plan = settle(args, PLANS)
     about = {"channels": CHANNELS, "size": size, "words": list(WORDS)}
     if args.origin:
-        return read(args.work, "classifier") or adopt(
+        return there(args.work, "classifier") or adopt(
             args.work, "classifier", adopted(args.origin), about | before(args.origin, "classifier")
         )
     icons = Icons.read(args.data, size).trained().to(device)

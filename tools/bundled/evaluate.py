@@ -8,13 +8,13 @@ the one that finds all done.
 
 import argparse
 import hashlib
-import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -122,20 +122,14 @@ def of_samples(judge: Judge, said: list[Said], first: int) -> Iterator[tuple[str
 # The table.
 
 
-def mean(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
-    x = torch.tensor(list(values), dtype=torch.float64)
-    return x.mean().item(), x.std().item() / math.sqrt(len(x)) if len(x) > 1 else math.nan
-
-
 def shares(rows: list[dict], aspects: Iterable[str] = ASPECTS) -> str:
     """Three cells: how often style, concept and background are right."""
-    return " | ".join(f"{mean([r[a] for r in rows])[0]:.3f}" if a in aspects and rows else "" for a in ASPECTS)
+    return " | ".join(f"{fmean(r[a] for r in rows):.3f}" if a in aspects and rows else "" for a in ASPECTS)
 
 
 def decibels(rows: list[dict]) -> str:
     values = [r["psnr"] for r in rows]
-    return f"{mean(values)[0]:.1f} dB (least {min(values):.1f}, of {len(values)})"
+    return f"{fmean(values):.1f} dB (least {min(values):.1f}, of {len(values)})"
 
 
 def table(records: dict[str, dict], loops: list[dict], judge: Judge, command: str) -> str:
@@ -146,7 +140,7 @@ def table(records: dict[str, dict], loops: list[dict], judge: Judge, command: st
 
     known, new_concept, new_style, samples = map(of, ("real/known", "real/concept", "real/style", "sample"))
     new = {"style": new_concept, "concept": new_style, "colour": new_concept + new_style}
-    masks = mean([r["iou"] for r in of("real")])[0]
+    masks = fmean(r["iou"] for r in of("real"))
     lines = [
         "# What the bundled model does, in numbers", "",
         f"Made by `{command}`: {judge.steps} steps, guidance scale {judge.scale:g}. The lists are in "
@@ -156,7 +150,7 @@ def table(records: dict[str, dict], loops: list[dict], judge: Judge, command: st
         f"| inverted and sampled again, against the VAE's round trip | {decibels(loops)} | ≥ 25 dB |",
     ]  # fmt: skip
     for aspect, least in LEAST.items():
-        drawn, *real = (mean([r[aspect] for r in rows])[0] for rows in (samples, new[aspect], known))
+        drawn, *real = (fmean(r[aspect] for r in rows) for rows in (samples, new[aspect], known))
         of_new, of_known = (drawn / max(accuracy, 1e-9) for accuracy in real)
         lines.append(f"| {aspect} recognised in pictures from text, as a share of that in real icons held back "
                      f"(in those trained on) | {of_new:.3f} ({of_known:.3f}) | ≥ {least} |")  # fmt: skip

@@ -5,7 +5,9 @@
 
 import argparse
 import json
+from filecmp import cmp
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save as serialised
@@ -160,7 +162,24 @@ def part(state: State, prefix: str) -> dict[str, Tensor]:
 
 
 def export(work: Path, data: Path, folder: Path) -> int:
-    """Writes the running averages of all networks to `folder`, and reads them back. → bytes of all weights.
+    """Puts the running averages of all networks into `folder`, once they are whole. → bytes of all weights.
+
+    An evaluation of other weights is removed there. InputError: see `write`; what is in `folder` stays then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".export-", dir=folder.parent) as made:
+        size = write(work, data, Path(made))
+        for new in [file for file in Path(made).rglob("*") if file.is_file()]:
+            place = folder / new.relative_to(made)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if new.suffix == ".safetensors" and not (place.exists() and cmp(new, place, shallow=False)):
+                (folder / "EVALUATION.md").unlink(missing_ok=True)
+            new.replace(place)
+    return size
+
+
+def write(work: Path, data: Path, folder: Path) -> int:
+    """Writes all to an empty folder and reads it back. → bytes of all weights.
 
     InputError: a step before this one is missing, or the weights are over LIMIT.
     """
@@ -190,7 +209,7 @@ def export(work: Path, data: Path, folder: Path) -> int:
                 raise RuntimeError(f"{name}: {key} is read back as something else")
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     if size > LIMIT:
-        raise InputError(f"{folder}: {size:,} bytes of weights, over {LIMIT:,}: give smaller --channels or --width")
+        raise InputError(f"{size:,} bytes of weights, over {LIMIT:,}: give smaller --channels or --width")
     return size
 
 

@@ -104,7 +104,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.sheet:
         with np.load(args.data / file_name(SIDES[-1])) as icons:
             sheet(icons).save(args.sheet)
-    return 0
 
 
 def read_set(path: Path) -> dict:

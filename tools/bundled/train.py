@@ -36,17 +36,17 @@ def main(argv: list[str] | None = None) -> None:
     add("--work", type=Path, default=WORK)
     add("--to", type=Path, default=export.FOLDER)
     add("--minutes", type=float, help="stop after so many, export what there is")
-    for option in ("--device", "--seed", "--from"):
+    for option in ("--device", "--seed"):
         add(option)
+    add("--from", type=Path, dest="origin")
     add("--size", type=int, choices=render.SIDES)
     args, of_unet = parser.parse_known_args(argv)
     end = None if args.minutes is None else time.monotonic() + 60 * args.minutes
 
-    prepare(args.data, size_for(pick_device(args.device), args.size))
+    prepare(args.data, size_for(pick_device(args.device), args.size, args.origin))
     shared = ["--data", str(args.data), "--work", str(args.work)]
-    for option in ("device", "size", "seed", "from"):
-        if (value := getattr(args, option)) is not None:
-            shared += [f"--{option}", str(value)]
+    for option, value in (("device", args.device), ("size", args.size), ("seed", args.seed), ("from", args.origin)):
+        shared += [] if value is None else [f"--{option}", str(value)]
     states = {}
     for step, its_own in ((train_vae, []), (classifier, []), (train_unet, of_unet)):
         left = [] if end is None else [f"--minutes={max(0.0, (end - time.monotonic()) / 60)}"]

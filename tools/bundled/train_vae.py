@@ -28,8 +28,8 @@ from tools.bundled.training import (
     before,
     need,
     options,
-    read,
     settle,
+    there,
     train,
     write,
 )
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> State:
     args = options(__doc__.splitlines()[0]).parse_args(argv)
     device, size, plan = settle(args, PLANS)
     if args.origin:
-        return read(args.work, "vae") or adopted(args.work, args.origin, size)
+        return there(args.work, "vae") or adopted(args.work, args.origin, size)
     icons = Icons.read(args.data, size).trained().to(device)
     torch.manual_seed(plan.seed)
     vae, team = VAE(CONFIG).to(device), Team()

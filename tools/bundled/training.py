@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from minipnp.errors import InputError
 from minipnp.images import atomic
-from minipnp.loading import pick_device
+from minipnp.loading import find, pick_device
 from tools.bundled.fetch import DATA
 
 WORK = Path("out/bundled")  # checkpoints, and the evaluation's records
@@ -154,6 +154,14 @@ def before(origin: Path, name: str) -> dict:
     return {"before": json.loads(place.read_text(encoding="utf-8"))[name]} if place.exists() else {}
 
 
+def there(work: Path, name: str) -> State | None:
+    """The finished state, where an exported model is gone on with. InputError: one that is not finished is there."""
+    state = read(work, name)
+    if state is not None and not state.finished:
+        raise InputError(f"{work / name}.pt is not finished: leave out --from to go on with it, or give another --work")
+    return state
+
+
 def adopt(work: Path, name: str, network: nn.Module, about: dict, scale: float | None = None) -> State:
     """A finished state of a network that is not trained here."""
     weights = network.state_dict()
@@ -269,7 +277,12 @@ def options(description: str) -> argparse.ArgumentParser:
     add("--data", type=Path, default=DATA, help="what was fetched and rendered (default: %(default)s)")
     add("--work", type=Path, default=WORK, help="checkpoints (default: %(default)s)")
     add("--device", help="cpu, cuda or mps (default: the fastest there is)")
-    add("--size", type=int, choices=(64, 128), help="pixels (default: 64 on the CPU, else 128)")
+    add(
+        "--size",
+        type=int,
+        choices=(64, 128),
+        help="pixels (default: those of --from, else 64 on the CPU, or 128)",
+    )
     add("--minutes", type=float, help="stop after so many, with a checkpoint (default: at the end)")
     add("--samples", type=int, help="pictures to learn from")
     add("--fit", type=float, help="or as many as so many minutes take, by the speed of the first steps")
@@ -286,8 +299,15 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def size_for(device: torch.device, given: int | None) -> int:
-    return given or (64 if device.type == "cpu" else 128)
+def size_for(device: torch.device, given: int | None, origin: Path | None = None) -> int:
+    """Of the pictures, in pixels. InputError: the model to go on with is of another."""
+    if origin is None:
+        return given or (64 if device.type == "cpu" else 128)
+    configs = find(origin).configs
+    trained = configs["unet"].size * configs["vae"].factor
+    if given not in (None, trained):
+        raise InputError(f"--size {given}: the model in {origin} is for {trained} pixels; leave out --size")
+    return trained
 
 
 def settle(args: argparse.Namespace, plans: dict[str, Plan]) -> tuple[torch.device, int, Plan]:
@@ -298,4 +318,4 @@ def settle(args: argparse.Namespace, plans: dict[str, Plan]) -> tuple[torch.devi
     given = {name: value for name in ("batch", "lr") if (value := getattr(args, name)) is not None}
     if args.samples or args.fit:
         given |= {"samples": None if args.fit else args.samples, "fit": args.fit}
-    return device, size_for(device, args.size), replace(plans[kind], seed=args.seed, **given)
+    return device, size_for(device, args.size, args.origin), replace(plans[kind], seed=args.seed, **given)
