@@ -31,6 +31,18 @@ def test_all_ways_make_the_same_edit(compiled, tmp_path, capsys):
     )
     assert "| upsampling folded |" in out and "| minipnp, second prompt |" in out and "process, from its start" in out
     assert Image.open(tmp_path / "bench.png").width > 500
+    assert set(size["decoding"]) == {"as it is written", "folded"} and "The VAE's decoder" in out
+    both = result["whole_peak_gb"]
+    assert all(0.1 < gb < 4 for gb in both.values()) and "| --low-memory |" in out  # PyTorch's own, and a small model
+
+
+def test_the_peak_of_kept_features_has_those_of_all_steps():
+    """f in 40 steps, q and k of 8 layers in 25, in float32: counted from the table of the UNet."""
+    case, c = _case(), bench.SMALL.channels
+    cells = {4: 2 * 2, 5: 2 * 2, 6: 4 * 4, 7: 4 * 4, 8: 4 * 4, 9: 8 * 8, 10: 8 * 8, 11: 8 * 8}
+    width = {4: c[2], 5: c[2], 6: c[1], 7: c[1], 8: c[1], 9: c[0], 10: c[0], 11: c[0]}
+    f, A = cells[4] * width[4], 2 * sum(cells[layer] * width[layer] for layer in cells)
+    assert bench.size_of_kept(case) == pytest.approx(4 * (40 * f + 25 * A) / 1e9)
 
 
 def test_the_counts_are_those_of_an_edit():

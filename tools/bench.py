@@ -31,16 +31,18 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipnp import layers, pnp
-from minipnp.config import UNetConfig
+from minipnp.config import UNetConfig, VAEConfig
 from minipnp.ddim import noise, timesteps
 from minipnp.guidance import Guidance
 from minipnp.hub import WEIGHTS
+from minipnp.kept import flat
 from minipnp.layers import ResBlock, Upsample, repeated
 from minipnp.loading import pick_device, pick_dtype
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features
 from minipnp.speed import compile_blocks, suit
 from minipnp.unet import ATTENTIONS, UNet
+from minipnp.vae import VAE
 from tools.authors import Authors
 from tools.bench_load import LAYOUTS, stand_in
 from tools.reference import like
@@ -51,6 +53,7 @@ KINDS = ("f and A", "f", "none")
 _F, _A = EDIT.injected_steps(EDIT.tau_f), EDIT.injected_steps(EDIT.tau_A)
 COUNTS = (_A, _F - _A, EDIT.steps - _F)  # of an edit's steps
 AUTHORS_INVERSION, AUTHORS_RECONSTRUCTION = 999, 999  # evaluations, by pnp-diffusers' defaults; the latter is not read
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = UNetConfig(channels=(32, 64, 128, 128), heads=4, context=64, groups=16)
 OWN, WITHOUT, ALL, KEPT = (
     "the authors' way, on diffusers",
@@ -179,9 +182,7 @@ def ways(case: Case, theirs: Authors, backend: str | None) -> dict[str, Callable
             for _, x in plug_and_play(unet, G, [case.text], case.null, s=SHORT):
                 yield x
 
-    with_features = replace(case.G, features={
-        t: case.unet.tap(case.G.latents[t], t, case.null, tap)[1] for t, tap in SHORT.taps().items()
-    })  # fmt: skip
+    with_features = replace(case.G, features=kept_features(case))
     made = {
         OWN: lambda: (x for _, x in theirs.edit(case.G, case.text, case.null, SHORT)),
         WITHOUT: lambda: ours(off=OFF.values()),
@@ -198,6 +199,16 @@ def ways(case: Case, theirs: Authors, backend: str | None) -> dict[str, Callable
         other.unet.compile(backend=backend, dynamic=False)
         made["the authors' way, compiled"] = lambda: (x for _, x in other.edit(case.G, case.text, case.null, SHORT))
     return made
+
+
+def kept_features(case: Case) -> dict[int, Features]:
+    return {t: case.unet.tap(case.G.latents[t], t, case.null, tap)[1] for t, tap in SHORT.taps().items()}
+
+
+def size_of_kept(case: Case) -> float:
+    """GB that an edit of 50 steps keeps. A step of f and A keeps as much as any other of its kind."""
+    each = [sum(x.nbytes for x in flat(features).values()) for features in kept_features(case).values()]
+    return sum(n * size for n, size in zip(COUNTS, each, strict=False)) / 1e9  # the last kind keeps nothing
 
 
 def _copy(unet: UNet) -> UNet:
@@ -293,6 +304,7 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
             for kind, value in zip(KINDS, times, strict=True):
                 seconds[name][kind].append(value)
         print(f"  round {done} of {rounds}", file=sys.stderr, flush=True)
+    peaks[KEPT] += size_of_kept(case)
     one = []
     for _ in range(max(rounds, 1)):
         _wait(device)
@@ -307,6 +319,7 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
     scale = results[OWN].norm()
     return {
         "pixels": 8 * side,
+        "seconds": seconds,
         "steps": steps,
         "edit": {
             name: sum(n * kinds[kind] for n, kind in zip(COUNTS, KINDS, strict=True)) for name, kinds in steps.items()
@@ -314,9 +327,31 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
         "tflop": operations(config, side),
         "evaluation": median(one),
         "gflop": flops.get_total_flops() / 1e9,
+        "decoding": decoding(config, side, rounds, device, dtype),
         "peak_gb": peaks,
         "difference": {name: ((x - results[OWN]).norm() / scale).item() for name, x in results.items()},
     }
+
+
+@torch.no_grad()
+def decoding(config: UNetConfig, side: int, rounds: int, device, dtype) -> dict[str, float]:
+    """Seconds of the VAE's decoder, its upsampling as it is written and folded: medians, after a run of each."""
+    vae = VAE(VAEConfig() if config == UNetConfig() else replace(VAEConfig(), channels=(32, 64, 64, 64), groups=16))
+    vae, x_0, taken = vae.eval().to(device, dtype), torch.randn(1, 4, side, side).to(device), {}
+    folded = {name: module for name, module in vae.named_modules() if isinstance(module, Upsample)}
+    for done in range(rounds + 1):
+        for way in ("as it is written", "folded"):
+            for module in folded.values():
+                module.quarters = None
+                if way == "folded":
+                    module.fold()
+            _wait(device)
+            began = time.perf_counter()
+            vae.decode(x_0)
+            _wait(device)
+            if done:
+                taken.setdefault(way, []).append(time.perf_counter() - began)
+    return {way: median(times) for way, times in taken.items()}
 
 
 @torch.no_grad()
@@ -369,30 +404,55 @@ IMPORTS = {  # what a fresh process does
     "all of open_clip, beside it": "import open_clip",
 }
 READY = "import minipnp; sd = minipnp.load({!r}, device={!r}, dtype={!r}); sd.embed('a cow')"
+PEAK = """
+import torch, minipnp
+from tools.bench_load import memory
+sd = minipnp.load({model!r}, device={device!r}, dtype={dtype!r}, low_memory={low_memory})
+edit = minipnp.PnP(steps={steps})
+G = minipnp.guidance_from_picture(sd, torch.zeros(1, 3, sd.size, sd.size), {steps}, keep=edit)
+minipnp.translate(sd, G, ["a cow"], settings=edit)
+print(torch.cuda.max_memory_allocated() / 1e9 if sd.device.type == "cuda" else memory()["VmHWM"])
+"""
 
 
-def start_up(small: bool, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Seconds from the start of a process, the median of three. The model is the bundled one, or a stand-in for SD-1.5.
-
-    That has the published headers and holes for numbers, so what a disk costs is not in it: a file in its cache.
+@contextlib.contextmanager
+def model_for(small: bool, dtype: torch.dtype) -> Iterator[str]:
+    """The bundled model, or a stand-in for SD-1.5: the published headers, and holes for numbers, which take no room on
+    the disk. So what a disk costs is not in what is measured with it.
     """
+    if small:
+        yield str(WEIGHTS / "bundled")
+        return
     layout = "components, fp16 → fp32" if dtype == torch.float16 else "components, fp32 (text encoder misaligned)"
     with tempfile.TemporaryDirectory() as folder:
-        for file, header in {} if small else LAYOUTS[layout].items():
+        for file, header in LAYOUTS[layout].items():
             stand_in(Path(folder) / file, header)
-        model = str(WEIGHTS / "bundled" if small else folder)
-        ready = READY.format(model, str(device), str(dtype).removeprefix("torch."))
-        codes = ({} if small else IMPORTS) | {"ready for the first step": ready}
-        return {what: _process(code, 1 if small else 3) for what, code in codes.items()}
+        yield folder
 
 
-def _process(code: str, runs: int) -> float:
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    return median(times)
+def start_up(small: bool, model: str, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Seconds from the start of a process, the median of three."""
+    ready = READY.format(model, str(device), str(dtype).removeprefix("torch."))
+    codes = ({} if small else IMPORTS) | {"ready for the first step": ready}
+    return {what: median(_process(code)[0] for _ in range(1 if small else 3)) for what, code in codes.items()}
+
+
+def whole_peaks(model: str, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """GB, at most, of a whole translation in a process of its own, weights included: from a picture to a picture.
+
+    On CUDA what is allocated there, in 50 steps; on the CPU the process's memory, mapped files included, in 3.
+    """
+    how = {"model": model, "device": str(device), "dtype": str(dtype).removeprefix("torch."),
+           "steps": 50 if device.type == "cuda" else SHORT.steps}  # fmt: skip
+    ways = {"all networks on the device": False, "--low-memory": True}
+    return {way: float(_process(PEAK.format(low_memory=low, **how))[1]) for way, low in ways.items()}
+
+
+def _process(code: str) -> tuple[float, str]:
+    """Seconds that a fresh process takes for it, and what it prints."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    return time.perf_counter() - began, done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -422,11 +482,19 @@ def table(size: dict) -> str:
             f"| {name} | {steps} | {edit[name]:.0f} s | {edit[OWN] / edit[name]:.2f} | {size['peak_gb'][name]:.2f} "
             f"| {size['difference'][name]:.0e} |"
         )
-    lines += ["", "| saving | edit without it | with it | saved | of the products |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        "",
+        "| saving | edit without it | with it | saved | of the products | difference |",
+        "|---|" + "---:|" * 5,
+    ]
     pairs = [(name, name, ALL) for name in OFF] + [("features kept", ALL, KEPT), ("all of these", WITHOUT, KEPT)]
     for name, without, with_it in pairs + [(name, ALL, name) for name in LEFT_OUT]:
         time, products = (1 - measure[with_it] / measure[without] for measure in (edit, size["tflop"]))
-        lines.append(f"| {name} | {edit[without]:.0f} s | {edit[with_it]:.0f} s | {time:.1%} | {products:.1%} |")
+        changed = size["difference"][name if name in size["difference"] else without]
+        cells = f"{edit[without]:.0f} s | {edit[with_it]:.0f} s | {time:.1%} | {products:.1%} | {changed:.0e}"
+        lines.append(f"| {name} | {cells} |")
+    written, folded = size["decoding"].values()
+    lines += ["", f"The VAE's decoder: {written:.2f} s, with its upsampling folded {folded:.2f} s."]
     return "\n".join(lines)
 
 
@@ -491,10 +559,12 @@ def main(argv: list[str] | None = None) -> int:
         measured.append(measure(config, pixels // 8, rounds, device, dtype, args.compile))
     rate = matrix_rate(device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    with model_for(args.smoke, dtype) as model:
+        ready, whole_gb = start_up(args.smoke, model, device, dtype), whole_peaks(model, device, dtype)
     result = {
         "device": name, "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__,
         "python": platform.python_version(), "rounds": rounds, "matrix_gflops": rate, "evaluations": counts,
-        "start_up": start_up(args.smoke, device, dtype), "sizes": measured,
+        "start_up": ready, "whole_peak_gb": whole_gb, "sizes": measured,
     }  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -507,6 +577,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"that is {floor:.2f} s, {floor / size['evaluation']:.0%} of what it takes.\n")
     print("| a fresh process, from its start | seconds |\n|---|---:|")
     print(*(f"| {what} | {seconds:.2f} |" for what, seconds in result["start_up"].items()), sep="\n")
+    print("\n| a whole translation, weights included | peak, GB |\n|---|---:|")
+    print(*(f"| {what} | {gb:.2f} |" for what, gb in result["whole_peak_gb"].items()), sep="\n")
     print("\nEvaluations: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
     print(f"{args.out / 'bench.json'}\n{args.out / 'bench.png'}")
     return 0
