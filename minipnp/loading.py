@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from minipnp.config import read_prediction
 from minipnp.errors import InputError
-from minipnp.low_memory import LowMemory
+from minipnp.low_memory import LowMemory, Roomy
 from minipnp.model import Source, StableDiffusion
 from minipnp.speed import compile_blocks, suit
 from minipnp.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ def load(
         suit(network, device)
     if compile:
         compile_blocks(unet)
-    kind = LowMemory if low_memory else StableDiffusion
+    kind = LowMemory if low_memory else Roomy
     return kind(unet.to(device), autoencoder, text_encoder, Tokenizer(), source, device, dtype)
 
 

@@ -274,7 +274,7 @@ def test_low_memory_draws_the_same_with_one_network_on_the_device(bundled, monke
 
 def test_tiles_cover_every_size_and_overlap():
     for cells in (1, TILE, TILE + OVERLAP + 1, 96, 100, 128, 200):
-        starts = low_memory._starts(cells)
+        starts = low_memory._starts(cells, TILE)
         ends = [min(start + TILE, cells) for start in starts]
         assert starts[0] == 0 and ends[-1] == cells
         assert all(end - start >= OVERLAP for end, start in zip(ends, starts[1:], strict=False))
@@ -283,6 +283,23 @@ def test_tiles_cover_every_size_and_overlap():
 def test_a_picture_of_one_tile_is_decoded_as_a_whole(bundled):
     x = bundled.noise(16, 24, 0)
     assert torch.equal(decode_in_tiles(bundled, x), bundled.decode(x))
+
+
+def test_a_picture_that_memory_is_too_short_for_is_decoded_in_tiles_and_it_is_said(bundled, monkeypatch):
+    """As on a device where more than 48 cells a side are too many at once; tiles of 32, as --low-memory has 64."""
+    decode, x = bundled.vae.decode, bundled.noise(8, 72, 0)
+
+    def tight(x0):
+        if max(x0.shape[2:]) > 48:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(x0)
+
+    monkeypatch.setattr(bundled.vae, "decode", tight)
+    with pytest.warns(UserWarning, match="decoded in tiles"):
+        tiles = bundled.decode(torch.cat([x, x]))
+    monkeypatch.undo()
+    assert torch.equal(tiles[:1], decode_in_tiles(bundled, x, 32)) and torch.equal(tiles[:1], tiles[1:])
+    assert tiles.shape == (2, 3, 32, 288) and not torch.equal(tiles[:1], bundled.decode(x))
 
 
 def test_tiles_show_no_seam(bundled, monkeypatch):
