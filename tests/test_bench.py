@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+import minipnp
 from minipnp.pnp import plug_and_play
 from minipnp.run import Settings
 from tools import bench
@@ -21,7 +22,7 @@ def test_all_ways_make_the_same_edit(compiled, tmp_path, capsys):
     assert main(["--smoke", "--device=cpu", *backend, f"--out={tmp_path}"]) == 0
     result, out = json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
     (size,) = result["sizes"]
-    both = {"minipnp, compiled", "the authors' way, compiled"} if compiled else set()
+    both = {bench.KEPT_COMPILED, "the authors' way, compiled"} if compiled else set()
     assert set(size["difference"]) == {OWN, WITHOUT, ALL, KEPT, *OFF, *LEFT_OUT, *both}
     # Three steps at guidance 7.5 make 1e-5 of float32 roundings; an edit of another picture differs by more than 1e-1.
     assert all(value <= 1e-5 for value in size["difference"].values()), size["difference"]
@@ -31,9 +32,31 @@ def test_all_ways_make_the_same_edit(compiled, tmp_path, capsys):
     )
     assert "| upsampling folded |" in out and "| minipnp, second prompt |" in out and "process, from its start" in out
     assert Image.open(tmp_path / "bench.png").width > 500
-    assert set(size["decoding"]) == {"as it is written", "folded"} and "The VAE's decoder" in out
-    both = result["whole_peak_gb"]
-    assert all(0.1 < gb < 4 for gb in both.values()) and "| --low-memory |" in out  # PyTorch's own, and a small model
+    assert all(value <= 1e-5 for value in size["changed"].values()) and size["changed"]["upsampling folded"] > 0
+    assert "The VAE's decoder" in out and "| --low-memory |" in out
+    assert all(0.1 < gb < 4 for gb in result["whole_peak_gb"].values())  # PyTorch's own, and a small model
+
+
+def test_the_decoder_is_timed_folded_and_not(monkeypatch):
+    ways, decode = [], bench.VAE.decode
+    folded = lambda vae: any(m.quarters is not None for m in vae.modules() if isinstance(m, bench.Upsample))  # noqa: E731
+    monkeypatch.setattr(bench.VAE, "decode", lambda vae, x: ways.append(folded(vae)) or decode(vae, x))
+    assert set(bench.decoding(bench.SMALL, 8, 2, torch.device("cpu"), torch.float32)) == {"as it is written", "folded"}
+    assert ways == [False, True] * 3  # the first pair is to warm up
+
+
+def test_the_whole_peak_is_of_a_translation_with_and_without_low_memory(monkeypatch):
+    """What the two processes run is run here, and looked at."""
+    made, load, translate = [], minipnp.load, minipnp.translate
+    monkeypatch.setattr(minipnp, "load", lambda *args, **how: made.append(how["low_memory"]) or load(*args, **how))
+    monkeypatch.setattr(
+        minipnp, "translate", lambda *args, **how: made.append(how["settings"].steps) or translate(*args, **how)
+    )
+    monkeypatch.setattr(
+        bench, "_process", lambda code: exec(code, {"print": lambda gb: made.append(gb > 0)}) or (0, "1")
+    )
+    bench.whole_peaks(str(bench.WEIGHTS / "bundled"), torch.device("cpu"), torch.float32)
+    assert made == [False, 3, True, True, 3, True]
 
 
 def test_the_peak_of_kept_features_has_those_of_all_steps():

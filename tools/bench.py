@@ -44,7 +44,7 @@ from minipnp.speed import compile_blocks, suit
 from minipnp.unet import ATTENTIONS, UNet
 from minipnp.vae import VAE
 from tools.authors import Authors
-from tools.bench_load import LAYOUTS, stand_in
+from tools.bench_load import LAYOUTS, memory, stand_in
 from tools.reference import like
 
 EDIT = PnP()
@@ -61,6 +61,7 @@ OWN, WITHOUT, ALL, KEPT = (
     "minipnp",
     "minipnp, features kept",
 )
+KEPT_COMPILED = "minipnp, features kept, compiled"
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,12 @@ OFF = {  # the saving: how it is done without
     "upsampling folded": upsampling_as_it_is_written,
 }
 LEFT_OUT = {"text keys and values once (left out)": text_keys_and_values_once}
+SAVINGS = (  # (the saving, the way without it, the way with it)
+    *((name, name, ALL) for name in OFF),
+    ("features kept", ALL, KEPT),
+    ("all of these", WITHOUT, KEPT),
+    *((name, ALL, name) for name in LEFT_OUT),
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,7 +201,7 @@ def ways(case: Case, theirs: Authors, backend: str | None) -> dict[str, Callable
     if backend:
         compiled = _copy(case.unet)
         compile_blocks(compiled, backend=backend)
-        made["minipnp, compiled"] = lambda: ours(compiled, G=with_features)
+        made[KEPT_COMPILED] = lambda: ours(compiled, G=with_features)
         other = Authors(like(case.unet).to(case.text.device))
         other.unet.compile(backend=backend, dynamic=False)
         made["the authors' way, compiled"] = lambda: (x for _, x in other.edit(case.G, case.text, case.null, SHORT))
@@ -234,7 +241,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
             return self
-        self._before = self._most = _own_memory()
+        self._before = self._most = memory()["RssAnon"]
         self._done = threading.Event()
         self._watch = threading.Thread(target=self._sample)
         self._watch.start()
@@ -242,7 +249,7 @@ class Peak:
 
     def _sample(self) -> None:
         while not self._done.wait(0.01):
-            self._most = max(self._most, _own_memory())
+            self._most = max(self._most, memory()["RssAnon"])
 
     def __exit__(self, *_) -> None:
         if self.device.type == "cuda":
@@ -250,16 +257,7 @@ class Peak:
             return
         self._done.set()
         self._watch.join()
-        self.gb = (self._most - self._before) / 1e9
-
-
-def _own_memory() -> int:
-    """Bytes of this process that are not pages of files; 0 where the system does not say."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+        self.gb = self._most - self._before
 
 
 def timed(way: Callable[[], Iterator[Tensor]], device: torch.device) -> tuple[list[float], Tensor]:
@@ -304,7 +302,8 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
             for kind, value in zip(KINDS, times, strict=True):
                 seconds[name][kind].append(value)
         print(f"  round {done} of {rounds}", file=sys.stderr, flush=True)
-    peaks[KEPT] += size_of_kept(case)
+    for name in peaks.keys() & {KEPT, KEPT_COMPILED}:
+        peaks[name] += size_of_kept(case)
     one = []
     for _ in range(max(rounds, 1)):
         _wait(device)
@@ -330,6 +329,9 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
         "decoding": decoding(config, side, rounds, device, dtype),
         "peak_gb": peaks,
         "difference": {name: ((x - results[OWN]).norm() / scale).item() for name, x in results.items()},
+        "changed": {
+            name: ((results[with_it] - results[without]).norm() / scale).item() for name, without, with_it in SAVINGS
+        },
     }
 
 
@@ -337,11 +339,10 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
 def decoding(config: UNetConfig, side: int, rounds: int, device, dtype) -> dict[str, float]:
     """Seconds of the VAE's decoder, its upsampling as it is written and folded: medians, after a run of each."""
     vae = VAE(VAEConfig() if config == UNetConfig() else replace(VAEConfig(), channels=(32, 64, 64, 64), groups=16))
-    vae, x_0, taken = vae.eval().to(device, dtype), torch.randn(1, 4, side, side).to(device), {}
-    folded = {name: module for name, module in vae.named_modules() if isinstance(module, Upsample)}
+    vae, x_0, taken = suit(vae.eval().to(device, dtype), device), torch.randn(1, 4, side, side).to(device), {}
     for done in range(rounds + 1):
         for way in ("as it is written", "folded"):
-            for module in folded.values():
+            for module in (module for module in vae.modules() if isinstance(module, Upsample)):
                 module.quarters = None
                 if way == "folded":
                     module.fold()
@@ -411,7 +412,7 @@ sd = minipnp.load({model!r}, device={device!r}, dtype={dtype!r}, low_memory={low
 edit = minipnp.PnP(steps={steps})
 G = minipnp.guidance_from_picture(sd, torch.zeros(1, 3, sd.size, sd.size), {steps}, keep=edit)
 minipnp.translate(sd, G, ["a cow"], settings=edit)
-print(torch.cuda.max_memory_allocated() / 1e9 if sd.device.type == "cuda" else memory()["VmHWM"])
+print(torch.cuda.max_memory_allocated(sd.device) / 1e9 if sd.device.type == "cuda" else memory()["VmHWM"])
 """
 
 
@@ -438,20 +439,31 @@ def start_up(small: bool, model: str, device: torch.device, dtype: torch.dtype) 
 
 
 def whole_peaks(model: str, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """GB, at most, of a whole translation in a process of its own, weights included: from a picture to a picture.
+    """GB of a whole translation in a process of its own, weights included: of a picture of the model's own size.
 
-    On CUDA what is allocated there, in 50 steps; on the CPU the process's memory, mapped files included, in 3.
+    On CUDA what is allocated there. On the CPU, where 50 steps take too long, the process's memory, mapped files
+    included, in 3: of what 50 keep of the guidance there are two steps'.
     """
-    how = {"model": model, "device": str(device), "dtype": str(dtype).removeprefix("torch."),
-           "steps": 50 if device.type == "cuda" else SHORT.steps}  # fmt: skip
+    how = {
+        "model": model,
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "steps": whole_steps(device),
+    }
     ways = {"all networks on the device": False, "--low-memory": True}
     return {way: float(_process(PEAK.format(low_memory=low, **how))[1]) for way, low in ways.items()}
+
+
+def whole_steps(device: torch.device) -> int:
+    return EDIT.steps if device.type == "cuda" else SHORT.steps
 
 
 def _process(code: str) -> tuple[float, str]:
     """Seconds that a fresh process takes for it, and what it prints."""
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"{code.strip()}\nended with: {done.stderr.strip().splitlines()[-1:]}")
     return time.perf_counter() - began, done.stdout
 
 
@@ -487,14 +499,12 @@ def table(size: dict) -> str:
         "| saving | edit without it | with it | saved | of the products | difference |",
         "|---|" + "---:|" * 5,
     ]
-    pairs = [(name, name, ALL) for name in OFF] + [("features kept", ALL, KEPT), ("all of these", WITHOUT, KEPT)]
-    for name, without, with_it in pairs + [(name, ALL, name) for name in LEFT_OUT]:
+    for name, without, with_it in SAVINGS:
         time, products = (1 - measure[with_it] / measure[without] for measure in (edit, size["tflop"]))
-        changed = size["difference"][name if name in size["difference"] else without]
-        cells = f"{edit[without]:.0f} s | {edit[with_it]:.0f} s | {time:.1%} | {products:.1%} | {changed:.0e}"
-        lines.append(f"| {name} | {cells} |")
-    written, folded = size["decoding"].values()
-    lines += ["", f"The VAE's decoder: {written:.2f} s, with its upsampling folded {folded:.2f} s."]
+        cells = f"{edit[without]:.0f} s | {edit[with_it]:.0f} s | {time:.1%} | {products:.1%}"
+        lines.append(f"| {name} | {cells} | {size['changed'][name]:.0e} |")
+    written, folded = (1000 * seconds for seconds in size["decoding"].values())
+    lines += ["", f"The VAE's decoder: {written:,.0f} ms, with its upsampling folded {folded:,.0f} ms."]
     return "\n".join(lines)
 
 
@@ -559,16 +569,20 @@ def main(argv: list[str] | None = None) -> int:
         measured.append(measure(config, pixels // 8, rounds, device, dtype, args.compile))
     rate = matrix_rate(device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    with model_for(args.smoke, dtype) as model:
-        ready, whole_gb = start_up(args.smoke, model, device, dtype), whole_peaks(model, device, dtype)
     result = {
         "device": name, "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__,
         "python": platform.python_version(), "rounds": rounds, "matrix_gflops": rate, "evaluations": counts,
-        "start_up": ready, "whole_peak_gb": whole_gb, "sizes": measured,
+        "sizes": measured,
     }  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
     plot(measured, args.out / "bench.png")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # for the processes to come
+    with model_for(args.smoke, dtype) as model:
+        result["start_up"] = start_up(args.smoke, model, device, dtype)
+        result["whole_peak_gb"] = whole_peaks(model, device, dtype)
+    (args.out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"{name}, {result['dtype']}, torch {torch.__version__}, medians of {rounds} rounds\n")
     for size in measured:
         floor = size["gflop"] / rate
@@ -577,7 +591,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"that is {floor:.2f} s, {floor / size['evaluation']:.0%} of what it takes.\n")
     print("| a fresh process, from its start | seconds |\n|---|---:|")
     print(*(f"| {what} | {seconds:.2f} |" for what, seconds in result["start_up"].items()), sep="\n")
-    print("\n| a whole translation, weights included | peak, GB |\n|---|---:|")
+    steps = whole_steps(device)
+    print(f"\n| a whole translation in {steps} steps at the model's size, weights included | peak, GB |\n|---|---:|")
     print(*(f"| {what} | {gb:.2f} |" for what, gb in result["whole_peak_gb"].items()), sep="\n")
     print("\nEvaluations: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
     print(f"{args.out / 'bench.json'}\n{args.out / 'bench.png'}")

@@ -6,6 +6,7 @@ a few MB on the disk. What a disk costs is therefore not in it; give paths of re
 
 import gzip
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -40,8 +41,14 @@ def stand_in(path: Path, header: str) -> None:
 
 
 def memory() -> dict[str, float]:
-    """GB: what this process has of its own (RssAnon), and the most that it had at a time with mapped pages (VmHWM)."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    """GB: what this process has of its own (RssAnon), and the most that it had at a time with mapped pages (VmHWM).
+
+    NaN where the system does not say.
+    """
+    try:
+        lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+    except OSError:
+        return {"RssAnon": math.nan, "VmHWM": math.nan}
     return {line[0].rstrip(":"): int(line[1]) * 1024 / 1e9 for line in lines if line[0] in ("RssAnon:", "VmHWM:")}
 
 
