@@ -48,7 +48,7 @@ def original(
     o = Original(sd, sd.encode(to_tensor(picture)), source, seed, inversion=how, progress=log.progress, square=square,
                  keep=keep)  # fmt: skip
     about |= {option: getattr(how, field) for option, field in INVERSION.items()}
-    about["inversion_steps"] = how.steps or steps
+    about["inversion_steps"] = how.steps_for(steps)
     return o, picture, about | picture_of(path) | {"square": square, "pixels": list(picture.size)}
 
 

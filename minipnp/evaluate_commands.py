@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -68,7 +67,7 @@ def finish(plan: Plan, out: Path, log: Log, argv: list[str]) -> int:
     text = report.markdown(plan, known, shlex.join(["minipnp", *decisive(argv)]))
     settings = {"benchmark": plan.benchmark.name, "pairs": len(plan.benchmark.pairs), "methods": plan.methods,
                 "metrics": list(plan.metrics.measures), "networks": plan.metrics.weights, "steps": plan.steps,
-                "size": plan.size, "scale": plan.scale, "inversion": asdict(plan.inversion)} | plan.about  # fmt: skip
+                "size": plan.size, "scale": plan.scale, "inversion": plan.settled} | plan.about  # fmt: skip
     made = [out / "results.md", out / "results.png", out / "run.json"]
     try:
         report.plot(plan, known, made[1])

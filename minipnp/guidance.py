@@ -66,12 +66,15 @@ class Inversion:
         if min(self.iterations, self.resample, self.checks) < 0:
             raise InputError("the inversion's iterations, resampling steps and checks cannot be less than 0")
 
+    def steps_for(self, edit_steps: int) -> int:
+        return self.steps or edit_steps
+
     def schedule(self, edit_steps: int) -> tuple[list[int], list[int]]:
         """The levels of the inversion, and of the resampling (none: []), for an edit in so many steps, noisiest first.
 
         Where the edit has levels that the inversion has not, the source is resampled in edit_steps.
         """
-        edit, up = timesteps(edit_steps), timesteps(self.steps or edit_steps)
+        edit, up = timesteps(edit_steps), timesteps(self.steps_for(edit_steps))
         resample = self.resample or (0 if set(edit) <= set(up) else edit_steps)
         down = timesteps(resample) if resample else []
         if down and not set(edit) <= set(down):

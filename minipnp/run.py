@@ -80,7 +80,7 @@ class Settings:
     def options(self) -> dict[str, object]:
         """All of it, flat, as JSON has it."""
         parts = {name: getattr(getattr(self, part), field) for part in _PARTS for name, field in _PARTS[part].items()}
-        parts["inversion_steps"] = self.inversion.steps or self.pnp.steps
+        parts["inversion_steps"] = self.inversion.steps_for(self.pnp.steps)
         own = {name: getattr(self, name) for name in _OWN}
         return {name: _span(value) if isinstance(value, tuple) else value for name, value in (parts | own).items()}
 

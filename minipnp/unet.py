@@ -51,7 +51,6 @@ DECODER = (
 _PARTS = (ENCODER, MIDDLE, DECODER)
 TABLE = {Layer(part, i): row for part, table in zip(Part, _PARTS, strict=True) for i, row in enumerate(table)}
 
-RESBLOCKS = tuple(layer for layer, row in TABLE.items() if "R" in row.what)
 ATTENTIONS = tuple(layer for layer, row in TABLE.items() if "T" in row.what)  # 16, in the order of execution
 
 

@@ -445,6 +445,8 @@ def test_each_option_reaches_what_it_is_for(here, calls):
     assert {guidance.pop(name) for name in ("height", "width")} == {96}
     del guidance["sd"], guidance["progress"]
     assert guidance == {"prompt": "a horse", "seed": 5, "edit_steps": 3, "scale": 2, "both": False}
+    assert main(["translate", *QUICK[:2], "--steps=2", "--source=a horse", COW]) == 0
+    assert calls["guidance_from_prompt"]["scale"] == 3  # the bundled model's
 
 
 def test_help_has_the_defaults_of_the_core(capsys):

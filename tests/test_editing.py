@@ -62,6 +62,19 @@ def test_a_generated_source_needs_no_picture(here, method):
     assert (here / "o" / f"{method}.png").exists()
 
 
+@pytest.mark.parametrize(
+    "model, more, scale",
+    [("own", [], 3.0), ("own", ["--scale=4"], 4.0), ("own", ["--source-scale=2"], 2.0), ("plain", [], 5.0)],
+)
+def test_a_generated_source_has_the_scale_of_the_edit(here, monkeypatch, model, more, scale):
+    """The model's own, which the bundled one tells, what is given, or the method's."""
+    if model == "plain":
+        monkeypatch.setattr("minipnp.commands.known_words", lambda path: None)
+    assert translate("ddim", "--steps=2", "--seed=3", "--out=o", *more, image=None, prompt=SOURCE) == 0
+    settings = json.loads((here / "o" / "run.json").read_text())["settings"]
+    assert settings["source_scale"] == scale
+
+
 def test_every_option_reaches_its_method():
     """What the command line lists for a method is what the method has, by name."""
     for flag, name, methods, *_ in cli.METHOD_OPTIONS:

@@ -132,11 +132,11 @@ def test_only():
     assert features.only(Tap(f=[L5])) is None and features.only(Tap(q=[L4], k=[L4])) is None
 
 
-@pytest.mark.parametrize("place", ["device", "memory", "disk"])
+@pytest.mark.parametrize("place", ["device", "memory", "disk", "not beside"])
 def test_features_are_the_same_wherever_they_are_kept(golden_unet, inputs, guide, monkeypatch, place):
-    room = {"device": [2**40], "memory": [0, 2**40], "disk": [0, 0]}[place]
+    room = {"device": [2**40], "memory": [0, 2**40], "disk": [0, 0], "not beside": [2**40]}[place]
     monkeypatch.setattr(kept, "memory", lambda device: room.pop(0) if len(room) > 1 else room[0])
-    store = Kept(torch.device("cpu"), levels=4)
+    store, place = Kept(torch.device("cpu"), 4, place != "not beside"), place.replace("not beside", "memory")
     how = Inversion(steps=5, at="current", iterations=0, checks=0)
     G = guide(how, EDIT.taps(), store)
     assert store.place == place and G.features is store and len(store) == 4

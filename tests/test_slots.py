@@ -17,10 +17,11 @@ from minipnp.ddim import ALPHA_BAR
 from minipnp.layers import Attention, ResBlock
 from minipnp.pnp import PnP
 from minipnp.slots import Attn, Features, Layer, Part, Tap, decoder
-from minipnp.unet import ATTENTIONS, RESBLOCKS, TABLE, UNet
+from minipnp.unet import ATTENTIONS, TABLE, UNet
 
 CLOSE = 1e-5
 (L4,), (L5,) = decoder(4), decoder(5)
+RESBLOCKS = tuple(layer for layer, row in TABLE.items() if "R" in row.what)
 EVERYTHING = Tap(f=RESBLOCKS, q=ATTENTIONS, k=ATTENTIONS, v=ATTENTIONS, A=ATTENTIONS, M=ATTENTIONS)
 
 

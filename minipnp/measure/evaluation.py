@@ -65,6 +65,11 @@ class Plan:
     def __post_init__(self):
         check(self.methods, self.steps)
 
+    @property
+    def settled(self) -> dict:
+        """The inversion, with the steps that it has."""
+        return asdict(self.inversion) | {"steps": self.inversion.steps_for(self.steps or STEPS)}
+
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
         """By guidance picture, whatever a method lacks left out."""
@@ -82,9 +87,8 @@ class Plan:
 
     def key(self, method: str, pair: Pair, picture: str | None) -> str:
         """picture: its SHA-256."""
-        inversion = asdict(self.inversion) | {"steps": self.inversion.steps or self.steps or STEPS}
         decides = {
-            "about": self.about, "picture": picture, "seed": seed_of(pair), "inversion": inversion,
+            "about": self.about, "picture": picture, "seed": seed_of(pair), "inversion": self.settled,
             "size": self.size, "steps": self.steps, "method": method,
         }  # fmt: skip
         if method != RECONSTRUCTION:
