@@ -405,7 +405,7 @@ def test_what_does_not_fit_together(golden_unet, inputs):
     for steps in (4, 10, 3):
         with pytest.raises(InputError, match=f"made for an edit in 5 steps, not in {steps}"):
             next(pix2pix_zero(golden_unet, G, c, s=Pix2PixZero(steps=steps)))
-    with pytest.raises(InputError, match="made for an edit in 10 steps, not in 5"):  # it has the levels, but x_T is of a noisier one
+    with pytest.raises(InputError, match="made for an edit in 10 steps, not in 5"):  # the levels, but not their x_T
         next(pix2pix_zero(golden_unet, finer, c, s=Pix2PixZero(steps=5)))
     with pytest.raises(InputError, match="give 3 or more"):
         regularised_inversion(golden_unet, x, c, 2, Regularisation(authors=True))
