@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
 from minipnp.images import fit, read_image, to_tensor
-from minipnp.kept import Kept
-from minipnp.low_memory import LowMemory
 from minipnp.methods.align import new_phrase, word_swap
 from minipnp.methods.common import usual_share
 from minipnp.methods.ddim_swap import DDIMSwap, ddim_swap
@@ -29,7 +27,7 @@ from minipnp.methods.pix2pix_zero import Pix2PixZero, pix2pix_zero
 from minipnp.methods.regularised import Regularisation, regularised_inversion
 from minipnp.methods.sdedit import SDEdit, sdedit
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import keeps_features
+from minipnp.pipeline import keeps_features, place_for
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.words import positions, words_of
 
@@ -71,8 +69,7 @@ class Original:
             under, how = self.text if by_source else self.null, self.inversion
             reads = self.keep and not by_source and keeps_features(how, steps)
             taps = PnP(steps=steps).taps() if reads else {}
-            features = Kept(self.sd.device, len(taps), beside=not isinstance(self.sd, LowMemory))
-            args = self.sd.unet, self._x_0, under, steps, how, self.progress, taps, features
+            args = self.sd.unet, self._x_0, under, steps, how, self.progress, taps, place_for(self.sd, len(taps))
             self._made[key] = guidance_from_latent(*args)
         return self._made[key]
 

@@ -22,6 +22,11 @@ def keeps_features(how: Inversion, edit_steps: int) -> bool:
     return how.at != "next" or bool(how.schedule(edit_steps)[1])
 
 
+def place_for(sd: StableDiffusion, levels: int) -> Kept:
+    """For the features of so many levels: with --low-memory not on the device, beside the network."""
+    return Kept(sd.device, levels, beside=not isinstance(sd, LowMemory))
+
+
 @torch.no_grad()
 def guidance_from_picture(
     sd: StableDiffusion, picture: Tensor, edit_steps: int = 50, how: Inversion = Inversion(),
@@ -34,8 +39,8 @@ def guidance_from_picture(
     """
     check_sides(sd, *picture.shape[2:])
     taps = keep.taps() if keep else {}
-    x_0, features = sd.encode(picture, vae_seed), Kept(sd.device, len(taps), beside=not isinstance(sd, LowMemory))
-    return guidance_from_latent(sd.unet, x_0, sd.embed(""), edit_steps, how, progress, taps, features)
+    x_0, null = sd.encode(picture, vae_seed), sd.embed("")
+    return guidance_from_latent(sd.unet, x_0, null, edit_steps, how, progress, taps, place_for(sd, len(taps)))
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from minipnp.measure.metrics import Metrics
 from minipnp.measure.runs import RUNS
 from minipnp.run import Log
 from minipnp.weights import NETWORKS
+from tools import thresholds
 
 QUIET = Log(quiet=True)
 QUICK = ("pnp", "pnp-random", "sdedit-0.5", "ddim", RECONSTRUCTION)
@@ -320,6 +321,14 @@ def test_one_inversion_serves_all_prompts_and_methods(sd, folder, tmp_path, monk
     evaluate(plan(folder, (*QUICK, "p2z-B", "p2z-C", "p2z-D")), sd, tmp_path, QUIET)
     assert len(made) == 4 * 2  # for each of four pictures one under "", one under its text
     assert len(regularised) == 4 * 2  # one regularised, one not
+
+
+def test_thresholds_are_compared_on_the_same_pairs(capsys):
+    assert thresholds.main(["--limit=1", "--steps=2"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].strip("| ") for row in rows] == [*thresholds.SETTINGS, *thresholds.SDEDIT]
+    layout = [float(row[1]) for row in rows]
+    assert all(0 < value <= 1 for value in layout) and layout[4] != layout[0]  # f of more layers changes something
 
 
 # ---------------------------------------------------------------------------------------------------------------------

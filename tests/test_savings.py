@@ -18,6 +18,7 @@ from minipnp.guidance import Inversion, guidance_from_latent
 from minipnp.kept import Kept
 from minipnp.layers import Attention, Upsample
 from minipnp.low_memory import OVERLAP, TILE, LowMemory, decode_in_tiles
+from minipnp.pipeline import place_for
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features, Tap, decoder
 from minipnp.speed import compile_blocks, suit
@@ -257,7 +258,7 @@ def bundled():
 
 def test_low_memory_draws_the_same_with_one_network_on_the_device(bundled, monkeypatch):
     sd = minipnp.load(ROOT / "weights/bundled", device="cpu", low_memory=True)
-    assert isinstance(sd, LowMemory)
+    assert isinstance(sd, LowMemory) and not place_for(sd, 1).beside and place_for(bundled, 1).beside
     draw = dict(prompt="a flat icon of a cow", steps=2, seed=1)
     expected = minipnp.draw(bundled, **draw)
     moves, move = [], torch.nn.Module.to

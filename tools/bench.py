@@ -215,7 +215,7 @@ def kept_features(case: Case) -> dict[int, Features]:
 def size_of_kept(case: Case) -> float:
     """GB that an edit of 50 steps keeps. A step of f and A keeps as much as any other of its kind."""
     each = [sum(x.nbytes for x in flat(features).values()) for features in kept_features(case).values()]
-    return sum(n * size for n, size in zip(COUNTS, each, strict=False)) / 1e9  # the last kind keeps nothing
+    return sum(n * size for n, size in zip(COUNTS[:-1], each, strict=True)) / 1e9  # the last kind keeps nothing
 
 
 def _copy(unet: UNet) -> UNet:

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=PnP().steps)
     args = parser.parse_args(argv)
     benchmark = benchmarks.read("bundled").some(args.limit)
-    measures = metrics.load(AXES[:1] + ("icons",), benchmark.layout, None, "cpu")
+    measures = metrics.load(("iou", "icons"), benchmark.layout, None, "cpu")
     sd = minipnp.load(hub.resolve("bundled"), device="cpu")
     scale = suited({"model": "bundled"})["scale"]
     usual, plan = PnP(steps=args.steps, scale=scale), Plan(benchmark, ("pnp",), measures, {}, steps=args.steps)
