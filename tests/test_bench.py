@@ -10,7 +10,7 @@ import minipnp
 from minipnp.pnp import plug_and_play
 from minipnp.run import Settings
 from tools import bench
-from tools.bench import ALL, COUNTS, EDIT, KEPT, LEFT_OUT, OFF, OWN, WITHOUT, main
+from tools.bench import ALL, COUNTS, EDIT, FOLDED, KEPT, OFF, OWN, TEXT_ONCE, WITHOUT, main
 
 pytestmark = pytest.mark.filterwarnings("ignore:`Transformer2DModelOutput`:FutureWarning")  # diffusers' own affair
 
@@ -22,17 +22,20 @@ def test_all_ways_make_the_same_edit(compiled, tmp_path, capsys):
     assert main(["--smoke", "--device=cpu", *backend, f"--out={tmp_path}"]) == 0
     result, out = json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
     (size,) = result["sizes"]
-    both = {bench.KEPT_COMPILED, "the authors' way, compiled"} if compiled else set()
-    assert set(size["difference"]) == {OWN, WITHOUT, ALL, KEPT, *OFF, *LEFT_OUT, *both}
+    both = {bench.KEPT_COMPILED, bench.OWN_COMPILED} if compiled else set()
+    assert set(size["difference"]) == {OWN, WITHOUT, ALL, KEPT, TEXT_ONCE, *OFF, *both}
+    assert set(size["evaluation"]) == {"minipnp", "diffusers"} | {
+        f"{n}, compiled" for n in ("minipnp", "diffusers") if both
+    }
     # Three steps at guidance 7.5 make 1e-5 of float32 roundings; an edit of another picture differs by more than 1e-1.
     assert all(value <= 1e-5 for value in size["difference"].values()), size["difference"]
     assert all(seconds > 0 for kinds in size["steps"].values() for seconds in kinds.values())
     assert size["edit"][ALL] == pytest.approx(
         sum(n * t for n, t in zip(COUNTS, size["steps"][ALL].values(), strict=True))
     )
-    assert "| upsampling folded |" in out and "| minipnp, second prompt |" in out and "process, from its start" in out
+    assert "| upsampling folded |" in out and "| a further prompt |" in out and "process, from its start" in out
     assert Image.open(tmp_path / "bench.png").width > 500
-    assert all(value <= 1e-5 for value in size["changed"].values()) and size["changed"]["upsampling folded"] > 0
+    assert all(value <= 1e-5 for value in size["changed"].values()) and size["changed"][bench.UPSAMPLING] > 0
     assert "The VAE's decoder" in out and "| --low-memory |" in out
     assert all(0.1 < gb < 4 for gb in result["whole_peak_gb"].values())  # PyTorch's own, and a small model
 
@@ -71,8 +74,47 @@ def test_the_peak_of_kept_features_has_those_of_all_steps():
 def test_the_counts_are_those_of_an_edit():
     assert COUNTS == (25, 15, 10) and sum(COUNTS) == EDIT.steps
     counts = bench.work()
-    assert counts["authors, each prompt"] == 999 + 999 + 3 * 50
-    assert counts["minipnp, first"] == 51 + 100 == sum(Settings().evaluations(False, 1, False, False).values())
+    assert counts["authors, first prompt"] == 999 + 999 + 3 * 50 and counts["authors, a further prompt"] == 3 * 50
+    assert counts["minipnp, first prompt"] == 51 + 100 == sum(Settings().evaluations(False, 1, False, False).values())
+
+
+def test_a_whole_translation_has_the_measured_parts_times_the_counts():
+    """The authors' inversion and reconstruction are evaluations of diffusers' network, not of ours."""
+    size = {"edit": {OWN: 300.0, KEPT: 200.0}, "evaluation": {"minipnp": 2.0, "diffusers": 3.0}}
+    rows = [line.split("|")[1:-1] for line in bench.whole(size, bench.work()).splitlines()[2:]]
+    theirs = f"{(2 * 999 * 3 + 300) / 60:.1f} min"
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["first prompt", theirs, f"{(51 * 2 + 200) / 60:.1f} min", f"{(2 * 999 * 3 + 300) / 302:.3g}"],
+        ["first prompt with `--inversion-at current`", theirs, f"{402 / 60:.1f} min", f"{6294 / 402:.3g}"],
+        ["a further prompt", "5.0 min", "3.3 min", "1.5"],
+    ]
+
+
+def test_where_upsampling_is_not_folded_the_row_shows_what_folding_would_do(monkeypatch):
+    """As on CUDA: the plain network, and a way that folds it and puts it back."""
+    monkeypatch.setattr(bench, "suit", lambda network, device: network)
+    case = _case()
+    made = bench.ways(case, {})
+    assert FOLDED in made and bench.UPSAMPLING not in made
+    *_, plain = made[ALL]()
+    *_, folded = made[FOLDED]()
+    assert 0 < bench.largest_difference(folded, plain) <= 1e-5
+    assert all(up.quarters is None for up in bench.upsamplings(case.unet))
+
+
+def test_text_keys_and_values_are_saved_in_every_step():
+    """k and v of the text in 16 layers, for 2 branches of 77 tokens, in each of 50 steps: counted from the sizes."""
+    counted, c = bench.operations(bench.SMALL, 8, torch.device("cpu")), bench.SMALL.channels
+    layers = [c[0]] * 2 + [c[1]] * 2 + [c[2]] * 2 + [c[3]] + [c[2]] * 3 + [c[1]] * 3 + [c[0]] * 3
+    each = sum(2 * 2 * 77 * 2 * bench.SMALL.context * width for width in layers)
+    assert counted[KEPT] - counted[TEXT_ONCE] == pytest.approx(50 * each / 1e12)
+
+
+def test_bad_options_are_refused(capsys):
+    for option in ("--rounds=0", "--sizes=100"):
+        with pytest.raises(SystemExit):
+            main([option])
+    assert "multiples of 64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("saving", OFF)

@@ -35,8 +35,9 @@ from minipnp.config import UNetConfig, VAEConfig
 from minipnp.ddim import noise, timesteps
 from minipnp.guidance import Guidance
 from minipnp.hub import WEIGHTS
+from minipnp.images import write_text_atomic
 from minipnp.kept import flat
-from minipnp.layers import ResBlock, Upsample, repeated
+from minipnp.layers import Attention, ResBlock, Upsample, repeated
 from minipnp.loading import pick_device, pick_dtype
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features
@@ -61,7 +62,7 @@ OWN, WITHOUT, ALL, KEPT = (
     "minipnp",
     "minipnp, features kept",
 )
-KEPT_COMPILED = "minipnp, features kept, compiled"
+KEPT_COMPILED, OWN_COMPILED = "minipnp, features kept, compiled", "the authors' way, compiled"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,21 @@ def branches_apart_from_the_start(case: Case) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def q_and_k_computed_where_they_are_injected(case: Case) -> Iterator[None]:
+    real = Attention.forward
+
+    def forward(attention, x, context=None, inject=None, *more):
+        if inject is not None and inject.q is not None:
+            attention.q(x)
+        if inject is not None and inject.k is not None:
+            attention.k(x if context is None else context)
+        return real(attention, x, context, inject, *more)
+
+    with patch.object(Attention, "forward", forward):
+        yield
+
+
+@contextlib.contextmanager
 def f_computed_where_it_is_injected(case: Case) -> Iterator[None]:
     real = ResBlock.forward
 
@@ -134,7 +150,7 @@ def f_computed_where_it_is_injected(case: Case) -> Iterator[None]:
 
 @contextlib.contextmanager
 def upsampling_as_it_is_written(case: Case) -> Iterator[None]:
-    ups = [module for module in case.unet.modules() if isinstance(module, Upsample)]
+    ups = upsamplings(case.unet)
     folded = [up.quarters for up in ups]
     for up in ups:
         up.quarters = None
@@ -143,37 +159,59 @@ def upsampling_as_it_is_written(case: Case) -> Iterator[None]:
         up.quarters = quarters
 
 
+# The other way about: savings that minipnp does not have, put in.
+
+
 @contextlib.contextmanager
-def text_keys_and_values_once(case: Case) -> Iterator[None]:
-    """The other way about: a saving that minipnp does not have, put in by the slots of cross-attention."""
-    real, made = UNet.forward, {}
+def upsampling_folded(case: Case) -> Iterator[None]:
+    ups = upsamplings(case.unet)
+    for up in ups:
+        up.fold()
+    yield
+    for up in ups:
+        up.quarters = None
+
+
+def text_keys_and_values(case: Case) -> dict[str, Attn]:
+    """Of both branches, in the order of `ddim.guided`, by layer: what the slots of cross-attention take."""
+    text = torch.cat([case.text, case.null]).to(case.unet.conv_out.weight.dtype)
+    by_layer = {row.layer: row.transformer.cross_attn for row in case.unet.rows if row.layer in ATTENTIONS}
+    return {layer: Attn(k=a.split(a.k(text)), v=a.split(a.v(text))) for layer, a in by_layer.items()}
+
+
+@contextlib.contextmanager
+def with_text(M: dict[str, Attn]) -> Iterator[None]:
+    real = UNet.forward
 
     def forward(unet, x, t, context, inject=None):
-        if len(context) not in made:
-            by_layer = {row.layer: row.transformer.cross_attn for row in unet.rows if row.layer in ATTENTIONS}
-            text = context.to(unet.conv_out.weight.dtype)
-            made[len(context)] = {at: Attn(k=a.split(a.k(text)), v=a.split(a.v(text))) for at, a in by_layer.items()}
         inject = inject or Features()
-        return real(unet, x, t, context, Features(inject.f, inject.A, made[len(context)]))
+        return real(unet, x, t, context, Features(inject.f, inject.A, M))
 
     with patch.object(UNet, "forward", forward):
         yield
 
 
+def upsamplings(network: torch.nn.Module) -> list[Upsample]:
+    return [module for module in network.modules() if isinstance(module, Upsample)]
+
+
+UPSAMPLING = "upsampling folded"
 OFF = {  # the saving: how it is done without
     "no source pass past the thresholds": source_pass_in_every_step,
     "source pass stops early": source_pass_to_its_end,
+    "injected q, k not computed": q_and_k_computed_where_they_are_injected,
     "one softmax for all branches": softmax_in_each_branch,
     "branches share the start": branches_apart_from_the_start,
     "f skipped where injected": f_computed_where_it_is_injected,
-    "upsampling folded": upsampling_as_it_is_written,
+    UPSAMPLING: upsampling_as_it_is_written,
 }
-LEFT_OUT = {"text keys and values once (left out)": text_keys_and_values_once}
-SAVINGS = (  # (the saving, the way without it, the way with it)
+TEXT_ONCE, FOLDED = "text keys and values once (left out)", "upsampling folded (left out on this device)"
+SAVINGS = (  # (the saving, the way without it, the way with it), of which a device has those that mean something there
     *((name, name, ALL) for name in OFF),
     ("features kept", ALL, KEPT),
     ("all of these", WITHOUT, KEPT),
-    *((name, ALL, name) for name in LEFT_OUT),
+    (TEXT_ONCE, KEPT, TEXT_ONCE),
+    (FOLDED, ALL, FOLDED),
 )
 
 
@@ -181,30 +219,34 @@ SAVINGS = (  # (the saving, the way without it, the way with it)
 # The ways to make the edit: name → the latents after each step.
 
 
-def ways(case: Case, theirs: Authors, backend: str | None) -> dict[str, Callable[[], Iterator[Tensor]]]:
+def ways(case: Case, theirs: dict[str, Authors], compiled: UNet | None = None) -> dict[str, Callable]:
+    """theirs: by the names OWN and OWN_COMPILED. Each way, called, is an iterator of latents."""
+
     def ours(unet=case.unet, G=case.G, off=()):
         with contextlib.ExitStack() as stack:
             for without in off:
-                stack.enter_context(without(case))
+                stack.enter_context(without)
             for _, x in plug_and_play(unet, G, [case.text], case.null, s=SHORT):
                 yield x
 
-    with_features = replace(case.G, features=kept_features(case))
+    G = replace(case.G, features=kept_features(case))
+    folds = any(up.quarters is not None for up in upsamplings(case.unet))
+    off, M = {name: without for name, without in OFF.items() if folds or name != UPSAMPLING}, text_keys_and_values(case)
     made = {
-        OWN: lambda: (x for _, x in theirs.edit(case.G, case.text, case.null, SHORT)),
-        WITHOUT: lambda: ours(off=OFF.values()),
-        ALL: lambda: ours(),
-        KEPT: lambda: ours(G=with_features),
+        name: lambda own=own: (x for _, x in own.edit(case.G, case.text, case.null, SHORT))
+        for name, own in theirs.items()
     }
-    for name, without in (OFF | LEFT_OUT).items():
-        made[name] = lambda without=without: ours(off=[without])
-    if backend:
-        compiled = _copy(case.unet)
-        compile_blocks(compiled, backend=backend)
-        made[KEPT_COMPILED] = lambda: ours(compiled, G=with_features)
-        other = Authors(like(case.unet).to(case.text.device))
-        other.unet.compile(backend=backend, dynamic=False)
-        made["the authors' way, compiled"] = lambda: (x for _, x in other.edit(case.G, case.text, case.null, SHORT))
+    made |= {
+        WITHOUT: lambda: ours(off=[without(case) for without in off.values()]),
+        ALL: ours,
+        KEPT: lambda: ours(G=G),
+        **{name: lambda without=without: ours(off=[without(case)]) for name, without in off.items()},
+        TEXT_ONCE: lambda: ours(G=G, off=[with_text(M)]),
+    }
+    if not folds:
+        made[FOLDED] = lambda: ours(off=[upsampling_folded(case)])
+    if compiled is not None:
+        made[KEPT_COMPILED] = lambda: ours(compiled, G)
     return made
 
 
@@ -218,12 +260,14 @@ def size_of_kept(case: Case) -> float:
     return sum(n * size for n, size in zip(COUNTS[:-1], each, strict=True)) / 1e9  # the last kind keeps nothing
 
 
-def _copy(unet: UNet) -> UNet:
-    """Of the modules; the weights are shared."""
+def _compiled(unet: UNet, backend: str) -> UNet:
+    """A copy of the modules; the weights are shared."""
     with torch.device("meta"):
         copy = UNet(unet.config)
     copy.load_state_dict(unet.state_dict(), assign=True)
-    return suit(copy.eval().requires_grad_(False), unet.conv_out.weight.device)
+    suit(copy.eval().requires_grad_(False), unet.conv_out.weight.device)
+    compile_blocks(copy, backend=backend)
+    return copy
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -287,12 +331,25 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
     null, text = (torch.randn(1, 77, config.context).to(device, dtype) for _ in range(2))
     latents = {t: noise(x_0, torch.randn(1, 4, side, side).to(device), t) for t in timesteps(SHORT.steps)}
     case = Case(unet, Guidance(latents, x_T, x_0, null), text, null)
-    made = ways(case, Authors(like(unet).to(device)), backend)
+    theirs = {name: like(unet).to(device) for name in (OWN, "diffusers")}
+    networks = {"minipnp": unet, "diffusers": theirs.pop("diffusers")}
+    compiled = None
+    if backend:
+        compiled = networks["minipnp, compiled"] = _compiled(unet, backend)
+        for name, group in ((OWN_COMPILED, theirs), ("diffusers, compiled", networks)):
+            group[name] = like(unet).to(device)
+            group[name].compile(backend=backend, dynamic=False)
+    made = ways(case, {name: Authors(network) for name, network in theirs.items()}, compiled)
+    one = {
+        name: lambda network=network: iter([network(x_0.to(dtype), 501, null)]) for name, network in networks.items()
+    }
 
     seconds = {name: {kind: [] for kind in KINDS} for name in made}
-    peaks, results = {}, {}
-    for name, way in made.items():
-        if name in (OWN, ALL) or "compiled" in name:  # the others run the same kernels at the same shapes
+    evaluations = {name: [] for name in one}
+    peaks, results, difference, changed = {}, {}, {}, {}
+    for name, way in (made | one).items():
+        # A first call is slower: on the CPU by so little that the median of three rounds does without it.
+        if device.type != "cpu" or name in (OWN, ALL, *one) or "compiled" in name:
             timed(way, device)
     for done in range(1, rounds + 1):
         for name, way in made.items():
@@ -301,21 +358,21 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
             peaks[name] = max(peak.gb, peaks.get(name, 0.0))
             for kind, value in zip(KINDS, times, strict=True):
                 seconds[name][kind].append(value)
+        for name, evaluate in one.items():
+            evaluations[name] += timed(evaluate, device)[0]
+        for name, x in results.items():
+            difference[name] = max(largest_difference(x, results[OWN]), difference.get(name, 0.0))
+        for name, without, with_it in SAVINGS:
+            if {without, with_it} <= made.keys():
+                apart = largest_difference(results[with_it], results[without])
+                changed[name] = max(apart, changed.get(name, 0.0))
         print(f"  round {done} of {rounds}", file=sys.stderr, flush=True)
-    for name in peaks.keys() & {KEPT, KEPT_COMPILED}:
+    for name in peaks.keys() & {KEPT, KEPT_COMPILED, TEXT_ONCE}:
         peaks[name] += size_of_kept(case)
-    one = []
-    for _ in range(max(rounds, 1)):
-        _wait(device)
-        began = time.perf_counter()
-        unet(x_0, 501, null)
-        _wait(device)
-        one.append(time.perf_counter() - began)
     flops = FlopCounterMode(display=False)
     with flops:
         unet(x_0, 501, null)
     steps = {name: {kind: median(values) for kind, values in kinds.items()} for name, kinds in seconds.items()}
-    scale = results[OWN].norm()
     return {
         "pixels": 8 * side,
         "seconds": seconds,
@@ -323,16 +380,20 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
         "edit": {
             name: sum(n * kinds[kind] for n, kind in zip(COUNTS, KINDS, strict=True)) for name, kinds in steps.items()
         },
-        "tflop": operations(config, side),
-        "evaluation": median(one),
+        "tflop": operations(config, side, device),
+        "evaluation": {name: median(values) for name, values in evaluations.items()},
+        "evaluation_seconds": evaluations,
         "gflop": flops.get_total_flops() / 1e9,
         "decoding": decoding(config, side, rounds, device, dtype),
         "peak_gb": peaks,
-        "difference": {name: ((x - results[OWN]).norm() / scale).item() for name, x in results.items()},
-        "changed": {
-            name: ((results[with_it] - results[without]).norm() / scale).item() for name, without, with_it in SAVINGS
-        },
+        "difference": difference,
+        "changed": changed,
     }
+
+
+def largest_difference(x: Tensor, y: Tensor) -> float:
+    """Of the values, as a share of y's largest."""
+    return ((x - y).abs().max() / y.abs().max()).item()
 
 
 @torch.no_grad()
@@ -342,10 +403,10 @@ def decoding(config: UNetConfig, side: int, rounds: int, device, dtype) -> dict[
     vae, x_0, taken = suit(vae.eval().to(device, dtype), device), torch.randn(1, 4, side, side).to(device), {}
     for done in range(rounds + 1):
         for way in ("as it is written", "folded"):
-            for module in (module for module in vae.modules() if isinstance(module, Upsample)):
-                module.quarters = None
+            for up in upsamplings(vae):
+                up.quarters = None
                 if way == "folded":
-                    module.fold()
+                    up.fold()
             _wait(device)
             began = time.perf_counter()
             vae.decode(x_0)
@@ -356,18 +417,18 @@ def decoding(config: UNetConfig, side: int, rounds: int, device, dtype) -> dict[
 
 
 @torch.no_grad()
-def operations(config: UNetConfig, side: int) -> dict[str, float]:
-    """TFLOP of an edit of 50 steps, by way: counted on tensors without numbers, so exact and the same everywhere.
+def operations(config: UNetConfig, side: int, device: torch.device) -> dict[str, float]:
+    """TFLOP of an edit of 50 steps, by way, of the network as this device has it: exact, on tensors without numbers.
 
     Products only, as FLOPs are counted: what a softmax costs is not in it.
     """
     with torch.device("meta"):
-        unet = suit(UNet(config).eval(), torch.device("cpu"))
+        unet = suit(UNet(config).eval(), device)
         x, text = torch.empty(1, 4, side, side), torch.empty(1, 77, config.context)
         latents = dict.fromkeys(timesteps(SHORT.steps), x)
         case = Case(unet, Guidance(latents, x, x, text), text, text)
         counted = {}
-        for name, way in ways(case, Authors(like(unet)), None).items():
+        for name, way in ways(case, {OWN: Authors(like(unet))}).items():
             total, steps = 0.0, way()
             for n in COUNTS:
                 with FlopCounterMode(display=False) as flops:
@@ -471,27 +532,48 @@ def _process(code: str) -> tuple[float, str]:
 # Reporting.
 
 
-def work() -> dict[str, float]:
-    """Evaluations U of the network for a first translation and for a second prompt, by the exact counts."""
+def work() -> dict[str, int]:
+    """Evaluations U of the network for a picture's first prompt and for each further one, by the exact counts.
+
+    The authors' pnp.py reads the latents that preprocess.py has left, so a further prompt is an edit there, too.
+    """
     from minipnp.run import Settings
 
-    theirs = AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION + 3 * EDIT.steps
     at_latents = replace(Settings(), inversion=replace(Settings().inversion, at="current"))
     first, exact = (sum(s.evaluations(False, 1, False, False).values()) for s in (Settings(), at_latents))
     return {
-        "authors, each prompt": theirs, "minipnp, first": first, "… with --inversion-at current": exact,
-        "minipnp, second": 2 * EDIT.steps,
-    }  # fmt: skip
+        "authors, first prompt": AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION + 3 * EDIT.steps,
+        "authors, a further prompt": 3 * EDIT.steps,
+        "minipnp, first prompt": first,
+        "minipnp, first prompt with `--inversion-at current`": exact,
+        "minipnp, a further prompt": 2 * EDIT.steps,
+    }
+
+
+def shown(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 100 else shown(seconds)
+
+
+def whole_ways(size: dict) -> list[str]:
+    """The ways that are not there for a saving's sake."""
+    return [name for name in size["edit"] if name not in (*OFF, TEXT_ONCE, FOLDED)]
 
 
 def table(size: dict) -> str:
     edit, lines = size["edit"], []
-    lines += [f"{size['pixels']} × {size['pixels']} pixels; one evaluation {size['evaluation']:.2f} s", ""]
+    evaluations = ", ".join(f"{name} {shown(seconds)}" for name, seconds in size["evaluation"].items())
+    lines += [f"{size['pixels']} × {size['pixels']} pixels. One evaluation: {evaluations}.", ""]
     lines += ["| | f and A | f | none | edit of 50 steps | ratio | peak, GB | difference |", "|---|" + "---:|" * 7]
-    for name in [name for name in edit if name not in OFF | LEFT_OUT]:
-        steps = " | ".join(f"{size['steps'][name][kind]:.2f} s" for kind in KINDS)
+    for name in whole_ways(size):
+        steps = " | ".join(shown(size["steps"][name][kind]) for kind in KINDS)
         lines.append(
-            f"| {name} | {steps} | {edit[name]:.0f} s | {edit[OWN] / edit[name]:.2f} | {size['peak_gb'][name]:.2f} "
+            f"| {name} | {steps} | {shown(edit[name])} | {edit[OWN] / edit[name]:.2f} | {size['peak_gb'][name]:.2f} "
             f"| {size['difference'][name]:.0e} |"
         )
     lines += [
@@ -500,25 +582,31 @@ def table(size: dict) -> str:
         "|---|" + "---:|" * 5,
     ]
     for name, without, with_it in SAVINGS:
+        if name not in size["changed"]:
+            continue
         time, products = (1 - measure[with_it] / measure[without] for measure in (edit, size["tflop"]))
-        cells = f"{edit[without]:.0f} s | {edit[with_it]:.0f} s | {time:.1%} | {products:.1%}"
+        cells = f"{shown(edit[without])} | {shown(edit[with_it])} | {time:.1%} | {products:.1%}"
         lines.append(f"| {name} | {cells} | {size['changed'][name]:.0e} |")
-    written, folded = (1000 * seconds for seconds in size["decoding"].values())
-    lines += ["", f"The VAE's decoder: {written:,.0f} ms, with its upsampling folded {folded:,.0f} ms."]
+    written, folded = map(shown, size["decoding"].values())
+    lines += ["", f"The VAE's decoder: {written}, with its upsampling folded {folded}."]
     return "\n".join(lines)
 
 
-def whole(size: dict, counts: dict[str, float]) -> str:
-    """A translation from the picture to the latent, in seconds, from the measured parts and the exact counts."""
-    u, edit = size["evaluation"], size["edit"]
-    theirs = (AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION) * u + edit[OWN]
-    rows = [("the authors' way", theirs)]
-    for name in ("minipnp, first", "… with --inversion-at current", "minipnp, second"):
-        rows.append((f"{name} prompt" if name[0] == "m" else name, (counts[name] - 2 * EDIT.steps) * u + edit[KEPT]))
-    lines = ["| whole translation | time | ratio |", "|---|---:|---:|"]
-    return "\n".join(
-        lines + [f"| {name} | {seconds / 60:.1f} min | {theirs / seconds:.1f} |" for name, seconds in rows]
-    )
+def whole(size: dict, counts: dict[str, int]) -> str:
+    """A translation from the picture to the latent, from the measured parts and the exact counts."""
+    edit, one = size["edit"], size["evaluation"]
+    theirs = {
+        "first prompt": (AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION) * one["diffusers"] + edit[OWN],
+        "a further prompt": edit[OWN],
+    }
+    lines = ["| a picture's | the authors' way | minipnp | ratio |", "|---|---:|---:|---:|"]
+    for name in counts:
+        who, prompt = name.split(", ")
+        if who == "minipnp":
+            own = next(seconds for start, seconds in theirs.items() if prompt.startswith(start))
+            seconds = (counts[name] - 2 * EDIT.steps) * one["minipnp"] + edit[KEPT]
+            lines.append(f"| {prompt} | {minutes(own)} | {minutes(seconds)} | {own / seconds:.3g} |")
+    return "\n".join(lines)
 
 
 def plot(sizes: list[dict], path: Path) -> None:
@@ -528,17 +616,16 @@ def plot(sizes: list[dict], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(sizes), figsize=(5.6 * len(sizes), 3.4), squeeze=False)
-    colours = ("#b5473c", "#8fa3b8", "#3a6ea5", "#1d3f66")
+    colours = {OWN: "#b5473c", OWN_COMPILED: "#d08a80", WITHOUT: "#8fa3b8", ALL: "#3a6ea5", KEPT: "#1d3f66"}
     for ax, size in zip(axes[0], sizes, strict=True):
-        names = [OWN, WITHOUT, ALL, KEPT]
+        names = whole_ways(size)
         seconds = [size["edit"][name] for name in names]
-        bars = ax.barh(range(len(names)), seconds, color=colours)
+        bars = ax.barh(range(len(names)), seconds, color=[colours.get(name, "#0f2038") for name in names])
         ax.set_yticks(range(len(names)), names if ax is axes[0][0] else [""] * len(names))
         ax.invert_yaxis()
         for bar, value in zip(bars, seconds, strict=True):
-            ax.text(
-                value, bar.get_y() + bar.get_height() / 2, f" {value:.0f} s · {seconds[0] / value:.2f}×", va="center"
-            )
+            label = f" {shown(value)} · {seconds[0] / value:.2f}×"
+            ax.text(value, bar.get_y() + bar.get_height() / 2, label, va="center")
         ax.set_xlim(0, max(seconds) * 1.5)
         ax.set_title(f"{size['pixels']} × {size['pixels']} pixels")
         ax.set_xlabel("seconds for an edit of 50 steps")
@@ -558,37 +645,40 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compile", metavar="BACKEND", help="compiled ways too: inductor")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     args = parser.parse_args(argv)
+    if args.rounds < 1 or any(pixels < 64 or pixels % 64 for pixels in args.sizes or ()):
+        parser.error("--rounds counts from 1, --sizes are multiples of 64")
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     config, rounds = (SMALL, 1) if args.smoke else (UNetConfig(), args.rounds)
     sizes = args.sizes or ([64] if args.smoke else [256, 512])
 
-    counts, measured = work(), []
-    for pixels in sizes:
-        print(f"{pixels} × {pixels}", file=sys.stderr, flush=True)
-        measured.append(measure(config, pixels // 8, rounds, device, dtype, args.compile))
-    rate = matrix_rate(device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    counts, rate = work(), matrix_rate(device, dtype)
     result = {
         "device": name, "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__,
         "python": platform.python_version(), "rounds": rounds, "matrix_gflops": rate, "evaluations": counts,
-        "sizes": measured,
+        "sizes": [],
     }  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
-    plot(measured, args.out / "bench.png")
+    print(f"{name}, {result['dtype']}, torch {torch.__version__}, medians of {rounds} rounds\n")
+    for pixels in sizes:
+        print(f"{pixels} × {pixels}", file=sys.stderr, flush=True)
+        size = measure(config, pixels // 8, rounds, device, dtype, args.compile)
+        result["sizes"].append(size)
+        plot(result["sizes"], args.out / "bench.png")
+        write_text_atomic(json.dumps(result, indent=2) + "\n", args.out / "bench.json")
+        print(table(size), whole(size, counts), sep="\n\n")
+        floor = size["gflop"] / rate
+        print(
+            f"\nOne evaluation is {size['gflop']:,.0f} GFLOP; at the {rate:,.0f} GFLOP/s of large matrix products that"
+        )
+        print(f"is {shown(floor)}, {floor / size['evaluation']['minipnp']:.0%} of what it takes.\n", flush=True)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # for the processes to come
     with model_for(args.smoke, dtype) as model:
         result["start_up"] = start_up(args.smoke, model, device, dtype)
         result["whole_peak_gb"] = whole_peaks(model, device, dtype)
-    (args.out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{name}, {result['dtype']}, torch {torch.__version__}, medians of {rounds} rounds\n")
-    for size in measured:
-        floor = size["gflop"] / rate
-        print(table(size), whole(size, counts), sep="\n\n")
-        print(f"\nOne evaluation is {size['gflop']:,.0f} GFLOP; at the {rate:,.0f} GFLOP/s of large matrix products")
-        print(f"that is {floor:.2f} s, {floor / size['evaluation']:.0%} of what it takes.\n")
+    write_text_atomic(json.dumps(result, indent=2) + "\n", args.out / "bench.json")
     print("| a fresh process, from its start | seconds |\n|---|---:|")
     print(*(f"| {what} | {seconds:.2f} |" for what, seconds in result["start_up"].items()), sep="\n")
     steps = whole_steps(device)
