@@ -22,7 +22,14 @@ from minipnp.known_words import FILE, KnownWords
 from minipnp.loading import pick_device, pick_dtype
 from minipnp.low_memory import LowMemory
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import check_sides, draw, guidance_from_picture, guidance_from_prompt, reconstruct
+from minipnp.pipeline import (
+    check_sides,
+    draw,
+    guidance_from_picture,
+    guidance_from_prompt,
+    levels_from_noise,
+    reconstruct,
+)
 from minipnp.pnp import PnP
 from minipnp.run import Log, Settings, check_out, check_writable, default, picture_of, record, save
 
@@ -115,6 +122,8 @@ def plan(given: dict, log: Log) -> Job:
         s = replace(s, inversion=replace(s.inversion, checks=CHECKS))
     negative = given.get("negative", source if s.source_is_negative else None)
     refuse_unused(given, generated, s, negative)
+    if generated or s.random_start is not None:
+        levels_from_noise(s.pnp.steps)
     if "seed" in given and not generated and not s.vae_sampled:
         log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
 
@@ -144,8 +153,7 @@ def plan_from_file(path: Path, given: dict) -> Job:
     if not G.latents.keys() >= set(timesteps(s.pnp.steps)) or (G.resampled and s.pnp.steps != steps):
         raise InputError(f"{path}: made for an edit in {steps} steps: give --steps {steps}, or `minipnp invert` again")
     negative = given.get("negative")
-    if negative is None and given.keys() & {"alpha", "alpha_schedule"}:
-        raise InputError("--alpha weighs the empty prompt against a negative one: give --negative too")
+    refuse_alpha(given, s, negative)
     out = where(given, stem(path), many=len(given["prompt"]) > 1)
     return Job(s, like, [], False, given["prompt"], None, negative, given.get("reconstruct", False), out, path, made)
 
@@ -170,10 +178,17 @@ def refuse_unused(given: dict, generated: bool, s: Settings, negative: str | Non
             "--source changes nothing, the guidance is an --image here: leave it out, or for a guidance that is "
             "generated from it leave out --image"
         )
-    if negative is None and given.keys() & {"alpha", "alpha_schedule"}:
-        raise InputError("--alpha weighs the empty prompt against a negative one: give --negative too")
+    refuse_alpha(given, s, negative)
     if generated and s.random_start == s.seed:
         raise InputError(f"--random-start {s.seed} is the guidance's own start (--seed): give another number")
+
+
+def refuse_alpha(given: dict, s: Settings, negative: str | None) -> None:
+    """As `refuse_unused`, of the options that weigh the empty prompt against the negative one."""
+    if negative is None and given.keys() & {"alpha", "alpha_schedule"}:
+        raise InputError("--alpha weighs the empty prompt against a negative one: give --negative too")
+    if "alpha_schedule" in given and s.pnp.alpha == 0:
+        raise InputError("--alpha-schedule is the course of --alpha, which is 0 here: give --alpha too")
 
 
 def translate_one(
@@ -240,6 +255,9 @@ def invert(given: dict, argv: list[str]) -> int:
         raise InputError("no --image: give the picture to invert")
     path, features = Path(path), given.get("features", False)
     like = given.get("like", "minipnp")
+    if not features and (unused := sorted(given.keys() & set(KEPT) - {"steps"})):
+        flag = unused[0].replace("_", "-").lower()
+        raise InputError(f"--{flag} decides which --features are kept: give them too, or leave it out")
     s = Settings.like(like, generated=False).with_options(given)
     s.inversion.schedule(s.pnp.steps)
     out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors").expanduser()
@@ -299,7 +317,7 @@ def sample(given: dict, argv: list[str]) -> int:
     out = where(given, slug(prompts[0]), many=len(prompts) > 1)
     chosen = suited(given) | given
     how = {name: chosen.get(name, default) for name, default in DEFAULTS["sample"].items()}
-    timesteps(how["steps"])
+    levels_from_noise(how["steps"])
     with log.warnings_as_notes():
         sd, model = load(given, log)
         sd.tokenizer(*prompts, how["negative"] or "")
@@ -321,7 +339,7 @@ def weights(given: dict, argv: list[str]) -> int:
 
 def words(given: dict, argv: list[str]) -> int:
     """What a model's prompts may say."""
-    if given.get("model") not in (None, "bundled", "sd15") and not Path(given["model"]).exists():
+    if given.get("model") not in (None, "bundled", "sd15") and not Path(given["model"]).expanduser().exists():
         raise InputError(f"no model {given['model']!r} here: give bundled, or a folder")
     path, _ = model_of(given)
     print(KnownWords.of(path) or f"{path} has no {FILE}: say anything, in English")
@@ -351,7 +369,7 @@ def suited(given: dict, like: str = "minipnp") -> dict[str, float]:
     """
     if like != "minipnp":
         return {}
-    here = given.get("model") in (None, "bundled", "sd15") or Path(given["model"]).is_dir()
+    here = given.get("model") in (None, "bundled", "sd15") or Path(given["model"]).expanduser().is_dir()
     known = known_words(model_of(given)[0]) if here else None
     return {"scale": known.scale} if known and known.scale else {}
 

@@ -69,6 +69,8 @@ def translate_by(name: str, given: dict, argv: list[str]) -> int:
         if Path(given["image"]).is_dir():
             raise InputError(f"--method {name} takes one picture at a time: give a file for --image")
     log, own = Log(given.get("quiet", False)), suited(given) | own
+    if "seed" in given and "image" in given and name not in ("sdedit", "pix2pix-zero"):
+        log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
     at = f"{stem(Path(given['image'])) if 'image' in given else slug(given['source'])}-{name}"
     out = where(given, at, many=len(prompts) > 1)
     with log.warnings_as_notes():
@@ -111,17 +113,23 @@ def refuse_unused(name: str, given: dict) -> None:
             raise InputError(f"--{flag} changes nothing, {why}: leave it out")
     if p2z and given.keys() & {"change", "direction_file"} and len(given["prompt"]) > 1:
         raise InputError("with --change or --direction pix2pix-zero makes one picture, whatever the prompt: give one")
+    if "save_direction_to" in given and len(given["prompt"]) > 1:
+        raise InputError("--save-direction keeps one direction, and each prompt has its own: give one prompt")
 
 
 def compare(given: dict, argv: list[str]) -> int:
     """All methods on one picture: a labelled sheet and a table. Without --image, the bundled example."""
+    log = Log(given.get("quiet", False))
     if given.get("image") is None:
+        if own := sorted(given.keys() & {"source", "word"}):
+            raise InputError(f"--{own[0]} is of a picture of yours: give --image too, or leave it out for the example")
         given.setdefault("model", "bundled")
         hub.resolve("bundled")
         given = EXAMPLE | given
+        log.say(f"no --image: the bundled example, {given['image']}")
     if not given.get("prompt") or not given.get("source"):
         raise InputError("give --prompt, what to make of the picture, and --source, what it shows now")
-    log, prompt, word = Log(given.get("quiet", False)), given["prompt"], given.get("word")
+    prompt, word = given["prompt"], given.get("word")
     read_image(given["image"])
     out = where(given, stem(Path(given["image"])) + "-compare", many=False)
     with log.warnings_as_notes():

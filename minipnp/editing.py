@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
 from minipnp.images import fit, read_image, to_tensor
-from minipnp.methods.align import new_phrase, word_swap
+from minipnp.methods.align import new_phrase, windows, word_swap
 from minipnp.methods.common import usual_share
 from minipnp.methods.ddim_swap import DDIMSwap, ddim_swap
 from minipnp.methods.directions import direction, load_direction, read_sentences, save_direction, sentences
@@ -27,7 +27,7 @@ from minipnp.methods.pix2pix_zero import Pix2PixZero, pix2pix_zero
 from minipnp.methods.regularised import Regularisation, regularised_inversion
 from minipnp.methods.sdedit import SDEdit, sdedit
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import keeps_features, place_for
+from minipnp.pipeline import keeps_features, levels_from_noise, place_for
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.words import positions, words_of
 
@@ -61,6 +61,7 @@ class Original:
         """The original's denoising: inverted under the empty prompt or the source's text, or generated from that."""
         key = steps, by_source and not self.generated
         if key not in self._made and self.generated:
+            levels_from_noise(steps)
             height, width = (side // self.sd.vae.config.factor for side in self._size or (self.sd.size, self.sd.size))
             x_T = self.sd.noise(height, width, self.seed)
             args = self.sd.unet, x_T, self.text, self.null, steps, self.source_scale
@@ -159,6 +160,9 @@ def p2p(
     if spare and not blend:
         raise InputError("--spare takes cells out of a local blend: give --blend too")
     thresholds, weights, shares = (blend_threshold, blend_threshold), at(weight), at(share)
+    edited = windows(steps, cross_replace, shares).any(dim=0)
+    if unused := [word for word in weight or {} if not edited[list(at({word: 1.0}))].any()]:
+        raise InputError(f"--weight {unused[0]}=… changes nothing: --cross-replace or --share edits its map in no step")
     local = LocalBlend(named(blend), named(spare), thresholds, blend_start, o.share) if blend else None
     G = o.guidance(steps, by_source=True)
     return prompt_to_prompt(
@@ -182,15 +186,12 @@ def pix2pix_zero_(
     else:
         before, after = _change(change) if change else ([o.source], [prompt])
         delta = direction(sd.embed, before, after)
-        if save_direction_to:
-            names = _pair(change) if change else (o.source, prompt)
-            save_direction(save_direction_to, delta, *names, len(before))
-    if o.generated:
-        G, against = o.guidance(steps), null
-    else:
-        how = Regularisation(lambda_ac, lambda_kl, gain=gain, seed=o.seed, authors=as_published)
-        G, against = o.regularised(steps, how), None
     s = Pix2PixZero(steps, scale, (0.15 if o.generated else 0.1) if amount is None else amount, as_published)
+    how = None if o.generated else Regularisation(lambda_ac, lambda_kl, gain=gain, seed=o.seed, authors=as_published)
+    if save_direction_to and not direction_file:
+        names = _pair(change) if change else (o.source, prompt)
+        save_direction(save_direction_to, delta, *names, len(before))
+    G, against = (o.guidance(steps), null) if how is None else (o.regularised(steps, how), None)
     return pix2pix_zero(sd.unet, G, delta.to(sd.device), against, s)
 
 
@@ -280,5 +281,7 @@ def _mask(o: Original, path: str, steps: int) -> Tensor:
     height, width = (factor * side for side in cells)
     if picture.size != (width, height):
         raise InputError(f"--mask {path}: give a mask of the picture's own shape, which is edited at {width}x{height}")
-    white = (to_tensor(picture).mean(dim=1, keepdim=True) + 1) / 2
-    return F.interpolate(white, cells, mode="area")
+    white = F.interpolate((to_tensor(picture).mean(dim=1, keepdim=True) + 1) / 2, cells, mode="area")
+    if (white >= 0.5).all():
+        raise InputError(f"--mask {path}: white all over; the background must be black, and not transparent")
+    return white

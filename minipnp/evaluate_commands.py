@@ -13,7 +13,7 @@ from minipnp.errors import InputError
 from minipnp.images import write_text_atomic
 from minipnp.loading import pick_device
 from minipnp.measure import benchmarks, metrics, records, report
-from minipnp.measure.evaluation import RECONSTRUCTION, Plan, check, evaluate
+from minipnp.measure.evaluation import RECONSTRUCTION, STEPS, Plan, check, evaluate
 from minipnp.measure.runs import RUNS
 from minipnp.run import Log, check_out, inversion_of, record
 
@@ -30,6 +30,7 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
     inversion = inversion_of(given)
     methods = tuple(dict.fromkeys(given.get("methods") or (*RUNS, RECONSTRUCTION)))
     check(methods, given.get("steps"))
+    inversion.schedule(given.get("steps") or STEPS)
     if "device" not in given and torch.cuda.is_available() and parts > 1:
         given["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     with log.warnings_as_notes():

@@ -1,7 +1,8 @@
 """The guidance image's own denoising x^G_t: inverted from a picture, or generated from a text."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 
 import torch
@@ -75,12 +76,15 @@ class Inversion:
         Where the edit has levels that the inversion has not, the source is resampled in edit_steps.
         """
         edit, up = timesteps(edit_steps), timesteps(self.steps_for(edit_steps))
-        resample = self.resample or (0 if set(edit) <= set(up) else edit_steps)
-        down = timesteps(resample) if resample else []
+        down = [] if set(edit) <= set(up) and not self.resample else timesteps(self.resample or edit_steps)
         if down and not set(edit) <= set(down):
-            raise InputError(f"resampling in {resample} steps misses levels: give a multiple of {edit_steps}, or 999")
+            raise InputError(f"resampling in {len(down)} steps misses levels: give a multiple of {edit_steps}, or 999")
         # The noisiest level used, with which a resampling starts as if it were its own: with `resample` the last.
         start = up[0] if self.resample else min(up, key=lambda t: abs(t - edit[0]))
+        if down and abs(start - down[0]) > 50:  # of 1,000: 20 steps end at 951, an edit in 50 begins at 981
+            raise InputError(
+                f"inverted to t = {start}, too far from {down[0]}: give {edit_steps} inversion steps, or 999"
+            )
         return [t for t in up if t <= start], down
 
 
@@ -115,10 +119,10 @@ def guidance_from_latent(
     for (_, x_next), (t_next, t) in zip(steps, reversed(pairs(up)), strict=True):
         if t_next in checked:
             residuals[t_next] = residual(measured, x, x_next, t, t_next)
-        if t_next in edit or t_next == start:
+        if t_next in edit:
             latents[t_next] = x_next
         x = x_next
-    x_T = latents[start]
+    x_T = x
     if start in wanted and how.at == "current":  # the one level at which the inversion has no evaluation
         eps(x_T, start)
     if down:
@@ -148,9 +152,5 @@ def guidance_from_text(
 
 def _resample(eps, x_T: Tensor, down: list[int], keep: list[int], progress: Progress, what: str) -> dict[int, Tensor]:
     """x^G_{t−1} ← DDIM-samp(x^G_t, z^G_{t−1}) from x_T; the latents at the levels in `keep`."""
-
-    def latents() -> Iterator[tuple[int, Tensor]]:
-        yield down[0], x_T
-        yield from progress(sample(eps, x_T, down), len(down), what)
-
-    return {t: x for t, x in latents() if t in keep}
+    steps = progress(sample(eps, x_T, down), len(down), what)
+    return {t: x for t, x in chain([(down[0], x_T)], steps) if t in keep}

@@ -19,19 +19,22 @@ from minipnp.slots import Attn, Features, Layer, Part
 class Kept(MutableMapping[int, Features]):
     """f, q and k by level, in the first place where all of them fit: the device, the CPU's memory, the disk.
 
-    levels: how many there will be. What the first one takes decides on the place; each place is used to its half.
-    beside: whether they may stay on the device, beside the network.
+    levels: how many there will be. The place is chosen for the first, and again for one that is larger than those
+    before: an inversion begins with levels of f alone. Each place is used to its half. beside: whether they may stay on
+    the device, beside the network.
     """
 
     def __init__(self, device: torch.device, levels: int, beside: bool = True):
         self.device, self.levels, self.beside = device, levels, beside
         self.place: str | None = None  # "device", "memory" or "disk"; None as long as nothing is kept
         self._there: dict[int, Features | Path] = {}
+        self._largest, self._folder = 0, None
 
     def __setitem__(self, t: int, features: Features) -> None:
         tensors = flat(features)
-        if self.place is None:
-            self._choose(sum(x.nbytes for x in tensors.values()) * self.levels)
+        if (size := sum(x.nbytes for x in tensors.values())) > self._largest:
+            self._largest = size
+            self._choose(size * max(1, self.levels - len(self)))
         if self.place == "disk":
             self._there[t] = self._folder / f"{t}.safetensors"
             try:
@@ -47,9 +50,7 @@ class Kept(MutableMapping[int, Features]):
         features = self._there[t]
         if isinstance(features, Path):
             return unflat(load_file(features, device=str(self.device)))
-        if self.place == "memory":
-            return unflat({name: x.to(self.device) for name, x in flat(features).items()})
-        return features
+        return unflat({name: x.to(self.device) for name, x in flat(features).items()})
 
     def __delitem__(self, t: int) -> None:
         if isinstance(path := self._there.pop(t), Path):
@@ -68,7 +69,7 @@ class Kept(MutableMapping[int, Features]):
         free = {"device": memory(self.device)} if self.beside else {}
         free |= {"memory": memory(torch.device("cpu"))}
         self.place = next((place for place, there in free.items() if size <= there / 2), "disk")
-        if self.place == "disk":
+        if self.place == "disk" and self._folder is None:
             self._temporary = TemporaryDirectory(prefix="minipnp-")  # gone with this object
             self._folder = Path(self._temporary.name)
 

@@ -49,6 +49,7 @@ def guidance_from_prompt(
     height: int | None = None, width: int | None = None, progress: Progress = silent,
 ) -> Guidance:  # fmt: skip
     """A generated guidance picture: no inversion is needed. height, width: pixels, by default sd.size."""
+    levels_from_noise(edit_steps)
     x_T = start(sd, height or sd.size, width or sd.size, seed)
     return guidance_from_text(sd.unet, x_T, sd.embed(prompt), sd.embed(""), edit_steps, scale, both, progress)
 
@@ -59,6 +60,8 @@ def translate(
     random_start: int | None = None, progress: Progress = silent,
 ) -> Tensor:  # fmt: skip
     """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]. random_start: a seed for x_T (ablation)."""
+    if random_start is not None:
+        levels_from_noise(settings.steps)
     x_T = None if random_start is None else sd.noise(*G.x_T.shape[2:], random_start)
     texts, against = [sd.embed(prompt) for prompt in prompts], None if negative is None else sd.embed(negative)
     steps = plug_and_play(sd.unet, G, texts, sd.embed(""), against, settings, x_T)
@@ -81,11 +84,20 @@ def draw(
     height: int | None = None, width: int | None = None, progress: Progress = silent,
 ) -> Tensor:  # fmt: skip
     """A picture from text alone: [1, 3, H, W], about [−1, 1]."""
-    x_T = start(sd, height or sd.size, width or sd.size, seed)
+    levels, x_T = levels_from_noise(steps), start(sd, height or sd.size, width or sd.size, seed)
     text, null = sd.embed(prompt), sd.embed(negative or "")
-    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x_T, timesteps(steps))
+    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x_T, levels)
     *_, (_, x_0) = progress(denoising, steps, "sampling")
     return sd.decode(x_0)
+
+
+def levels_from_noise(steps: int) -> list[int]:
+    """`timesteps(steps)`, for a sampling that begins with pure noise. InputError: these begin far below that."""
+    if steps > 500 and (levels := timesteps(steps))[0] < 900:
+        raise InputError(
+            f"{steps} steps begin at t = {levels[0]}, where a picture is half there: give up to 500, or 999"
+        )
+    return timesteps(steps)
 
 
 def start(sd: StableDiffusion, height: int, width: int, seed: int) -> Tensor:

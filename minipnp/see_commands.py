@@ -15,7 +15,7 @@ from minipnp.pipeline import check_sides, guidance_from_picture
 from minipnp.run import Log, Settings, decoder_layers, record, save
 from minipnp.see import attention, cluster, collect, figures, match, show, spair
 from minipnp.see.injection import FIG_5, every, injections
-from minipnp.see.pictures import Job, gather, whole
+from minipnp.see.pictures import Job, gather, refuse_unused, whole
 from minipnp.slots import Layer, decoder
 
 T = 541  # "roughly 50 % of the sampling process", as in the paper's Fig. 3
@@ -147,6 +147,7 @@ def pck(given: dict, argv: list[str]) -> int:
             raise InputError(f"--pck has its pictures and points from the folder: leave {option} out")
     if len(prompts := given.get("prompt", [""])) > 1:
         raise InputError("--pck takes one --prompt, in which {category} is the pair's")
+    refuse_unused(given)
     log, folder, alpha = Log(given.get("quiet", False)), Path(given["pck"]), given.get("alpha", spair.ALPHA)
     if not alpha > 0:
         raise InputError(f"--alpha {alpha:g}: give a number above 0")

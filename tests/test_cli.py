@@ -586,8 +586,16 @@ def test_weights_are_fetched_with_the_options(monkeypatch):
     assert asked == [{}, {"dtype": "fp32", "repo": "a/b"}]
 
 
+def test_a_model_under_the_home_folder_has_its_own_scale(monkeypatch, tmp_path):
+    """~ in `--model=~/copy` is left to the program by most shells."""
+    (tmp_path / "copy").symlink_to(hub.WEIGHTS / "bundled")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert commands.suited({"model": "~/copy"}) == commands.suited({"model": "bundled"}) != {}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # How it ends
+
 
 I = f"--image={HORSE}"  # noqa: E741
 BAD = [
@@ -602,6 +610,12 @@ BAD = [
     (["translate", I, COW, "--inversion-steps=-1"], "-1 steps"),
     (["translate", I, COW, "--resample=1000"], "1000 steps"),
     (["translate", I, COW, "--steps=50", "--resample=30"], "misses levels"),
+    (["translate", I, COW, "--inversion-steps=10"], "inverted to t = 901, too far from 981: give 50"),
+    (["translate", I, COW, "--inversion-steps=600"], "inverted to t = 600"),
+    (["evaluate", "--inversion-steps=5"], "inverted to t = 801"),
+    (["translate", "--source=a", COW, "--steps=600"], "600 steps begin at t = 600"),
+    (["translate", I, COW, "--random-start=1", "--steps=501"], "501 steps begin at t = 501"),
+    (["sample", COW, "--steps=700"], "up to 500, or 999"),
     (["translate", I, COW, "--inversion-at=here"], "'next' or 'current'"),
     (["translate", I, COW, "--fixed-point=0"], "'last' with a fixed-point iteration"),
     (["translate", I, COW, "--inversion-at=next", "--fixed-point=-1"], "iterations"),
@@ -628,6 +642,9 @@ BAD = [
     (["translate", I, COW, "--source=a", "--negative=b", "--like=plug-and-play"], "--source changes nothing"),
     (["translate", I, COW, "--source-scale=3"], "--source-scale changes nothing"),
     (["translate", I, COW, "--alpha=0.5"], "--negative"),
+    (["translate", I, COW, "--alpha-schedule=exp", "--negative=x"], "--alpha-schedule is the course of --alpha"),
+    (["invert", I, "--tau-f=0.5"], "--tau-f decides which --features are kept"),
+    (["invert", I, "--a-layers=4"], "--a-layers decides"),
     (["translate", "--source=a", COW, "--reconstruct"], "--reconstruct changes nothing"),
     (["translate", "--source=a", COW, "--inversion-steps=3"], "--inversion-steps changes nothing"),
     (["translate", "--source=a", COW, "--random-start=0"], "own start"),

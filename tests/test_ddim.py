@@ -167,6 +167,8 @@ def test_the_inversion_ends_where_the_edit_begins():
     G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="next", iterations=0, checks=0))
     assert len(unet.calls) == 981 and max(unet.calls) == 981
     assert sorted(G.latents) == timesteps(50)[::-1] and G.x_T is G.latents[981] and not G.resampled
+    to_the_end = dict(invert(lambda x, t: CountingNetwork()(x, t, NULL), X, timesteps(999)))
+    assert len(to_the_end) == 999 and all(torch.equal(x, to_the_end[t]) for t, x in G.latents.items())
 
 
 def test_the_residual_is_checked_at_a_few_steps():

@@ -106,6 +106,14 @@ REFUSED = {
     "a step too late": (["masactrl", "--start-step=3"], "give a number from 0"),
     "a mask that is no picture": (["masked-pnp", "--mask=no.png"], "no.png"),
     "a mask of another shape": (["masked-pnp", "--mask=wide.png"], "own shape, which is edited at 64x64"),
+    "a mask of everything": (["masked-pnp", "--mask=white.png"], "white all over"),
+    "a weight of no use": (["p2p", "--weight=tiger=3", "--cross-replace=0"], "--weight tiger=… changes nothing"),
+    "a weight of a word that is let go": (["p2p", "--weight=tiger=3", "--share=tiger=0"], "--weight tiger=… changes"),
+    "a direction for each of two prompts": (
+        ["pix2pix-zero", "--save-direction=b", "--prompt=a", "--prompt=c"],
+        "give one prompt",
+    ),
+    "a direction in the place of a file": (["pix2pix-zero", "--save-direction=wide.png"], "something else is there"),
     "a scale of no use": (["ddim", "--source-scale=3"], "--source-scale changes nothing"),
     "an inversion of no use": (["sdedit", "--fixed-point=2"], "--fixed-point changes nothing, sdedit does not invert"),
     "two prompts of no use": (["pix2pix-zero", "--change=cat=dog", "--prompt=b"], "makes one picture"),
@@ -120,8 +128,11 @@ REFUSED = {
 def test_bad_input_ends_in_one_line(here, capsys, case):
     (method, *options), said = REFUSED[case]
     Image.new("L", (128, 64)).save("wide.png")
+    Image.new("RGBA", (64, 64)).save("white.png")  # all transparent, which is white
     prompt = next((o.removeprefix("--prompt=") for o in options if o.startswith("--prompt=")), PROMPT)
-    options = [o for o in options if not o.startswith("--prompt=")] + ["--prompt=c"] * (case == "two prompts of no use")
+    options = [o for o in options if not o.startswith("--prompt=")] + ["--prompt=c"] * case.startswith(
+        ("two prompts", "a direction for each")
+    )
     assert translate(method, "--steps=2", "--out=o", *options, prompt=prompt) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("minipnp: error: ") and said in line
@@ -222,6 +233,12 @@ def test_compare_makes_one_sheet_and_one_table(here, capsys, monkeypatch):
     width, height = Image.open(here / "o/compare.png").size
     assert width > 4 * 256 and height > 3 * 256
     assert "Prompt-to-Prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--source=a dog", "--word=dog"])
+def test_compare_takes_words_of_a_picture_with_the_picture_only(here, capsys, option):
+    assert main(["compare", "--device=cpu", option]) == 2
+    assert "give --image too" in capsys.readouterr().err
 
 
 def test_edges_measure_layout():

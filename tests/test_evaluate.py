@@ -263,9 +263,9 @@ def test_a_broken_picture_is_said_skipped_counted_and_tried_again(sd, folder, un
 
 def test_every_method_runs_and_none_is_another(sd, folder, tmp_path):
     b = benchmarks.read(str(folder))
-    p = replace(plan(folder, tuple(RUNS)), benchmark=replace(b, pairs=b.pairs[:1]), steps=6)
+    p = replace(plan(folder, tuple(RUNS)), benchmark=replace(b, pairs=b.pairs[:1]), inversion=Inversion(), steps=6)
     evaluate(p, sd, tmp_path, Log(quiet=True), pictures=tmp_path / "pictures")
-    made = {file.stem: file.read_bytes() for file in (tmp_path / "pictures/000").iterdir()}
+    made = {file.stem[:-9]: file.read_bytes() for file in (tmp_path / "pictures/000").iterdir()}
     assert made.keys() == RUNS.keys()
     assert len(set(made.values())) == len(made)
 

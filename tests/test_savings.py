@@ -5,6 +5,7 @@ result's norm is ten float32 roundings; five steps at guidance 7.5 make 1e-4 of 
 """
 
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ OPTIONS = {  # under which kept features are those of the edit's own passes
     "without checks": Inversion(steps=5, at="current", iterations=0, checks=0),
     "fixed point": Inversion(steps=5, at="current", iterations=1),
     "more levels": Inversion(steps=10, at="current", iterations=0),
-    "resampled": Inversion(steps=10, at="next", iterations=0, resample=5),
+    "resampled": Inversion(steps=10, at="next", iterations=0, resample=10),
 }
 
 
@@ -135,8 +136,8 @@ def test_only():
 
 @pytest.mark.parametrize("place", ["device", "memory", "disk", "not beside"])
 def test_features_are_the_same_wherever_they_are_kept(golden_unet, inputs, guide, monkeypatch, place):
-    room = {"device": [2**40], "memory": [0, 2**40], "disk": [0, 0], "not beside": [2**40]}[place]
-    monkeypatch.setattr(kept, "memory", lambda device: room.pop(0) if len(room) > 1 else room[0])
+    room = cycle({"device": [2**40], "memory": [0, 2**40], "disk": [0], "not beside": [2**40]}[place])
+    monkeypatch.setattr(kept, "memory", lambda device: next(room))
     store, place = Kept(torch.device("cpu"), 4, place != "not beside"), place.replace("not beside", "memory")
     how = Inversion(steps=5, at="current", iterations=0, checks=0)
     G = guide(how, EDIT.taps(), store)
@@ -163,26 +164,47 @@ def test_the_first_place_with_room_for_all(monkeypatch):
         assert store.place == place
 
 
+def test_the_place_is_chosen_again_for_the_first_level_with_q_and_k(golden_unet, inputs, guide, monkeypatch):
+    """An inversion begins with levels of f alone: room for as many of those is not room for all."""
+    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    sizes = [sum(x.nbytes for x in kept.flat(f).values()) for f in guide(how, EDIT.taps()).features.values()]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1] / 2  # in the order in which they come
+    monkeypatch.setattr(kept, "memory", lambda device: 2 * 4 * sizes[0])
+    store = Kept(torch.device("cpu"), 4)
+    G = guide(how, EDIT.taps(), store)
+    on_disk = [isinstance(there, Path) for there in store._there.values()]
+    assert on_disk == [size > sizes[0] for size in sizes] and len(set(on_disk)) == 2
+    assert torch.equal(edited(golden_unet, inputs, G), edited(golden_unet, inputs, guide(how)))
+
+
 # ---- one softmax for all branches ----
 
 
-def test_one_softmax_serves_all_branches(monkeypatch):
+@pytest.fixture
+def batches(monkeypatch):
+    """Rows of q in each call of the fused kernel."""
+    seen, fused = [], F.scaled_dot_product_attention
+    counted = lambda q, *args, **how: seen.append(len(q)) or fused(q, *args, **how)  # noqa: E731
+    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", counted)
+    return seen
+
+
+def test_one_softmax_serves_all_branches(batches):
     torch.manual_seed(0)
-    attention, batches = Attention(32, 32, heads=4), []
-    fused = F.scaled_dot_product_attention
-    monkeypatch.setattr(
-        layers.F, "scaled_dot_product_attention", lambda q, *a, **k: batches.append(len(q)) or fused(q, *a, **k)
-    )
+    attention = Attention(32, 32, heads=4)
     x, (q, k) = torch.randn(3, 50, 32), torch.randn(2, 1, 4, 50, 8)
     shared, _ = attention(x, inject=Attn(q=q, k=k))
     apart, _ = attention(x, inject=Attn(q=q.expand(3, -1, -1, -1), k=k.expand(3, -1, -1, -1)))
     assert batches == [1, 3] and relative(shared, apart) <= 1e-6
 
 
-def test_a_head_that_would_be_too_wide_is_not_shared():
+def test_a_head_that_would_be_too_wide_is_not_shared(batches):
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 2, 9, 160), torch.randn(1, 2, 9, 160), torch.randn(2, 2, 9, 160)
     assert relative(layers.attend(q, k, v), layers.attend(q.expand(2, -1, -1, -1), k, v)) <= 1e-6
+    assert batches == [2, 2]
+    layers.attend(q[..., :128], k[..., :128], v[..., :128])
+    assert batches == [2, 2, 1]  # 2 · 128 is just as wide as the kernels go
 
 
 # ---- upsampling by four small convolutions ----
@@ -234,10 +256,16 @@ def test_blocks_compile_whole_with_their_slots(golden_unet, inputs):
     """Without a break of the graph, for every kind of slot that Plug-and-Play uses. Backend eager: the same kernels."""
     import copy
 
-    unet = copy.deepcopy(golden_unet)
-    compile_blocks(unet.decoder[4], backend="eager", fullgraph=True)  # a row that takes f and A; all take half a minute
+    unet, graphs = copy.deepcopy(golden_unet), []
+
+    def eager(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compile_blocks(unet.decoder[4], backend=eager, fullgraph=True)  # a row that takes f and A; all take half a minute
     G = replace(_guidance(golden_unet, inputs), features={})
     assert torch.equal(edited(unet, inputs, G), edited(golden_unet, inputs, G))
+    assert len(graphs) >= 4  # ResBlock and transformer, each with its slot filled and empty
     torch._dynamo.reset()
 
 

@@ -481,6 +481,8 @@ def test_segment_and_injection(here):
         (["correspond", HORSE, CAT, "--alpha=0.1"], "--pck"),
         (["correspond", "--pck=."], "PairAnnotation"),
         (["correspond", HORSE, "--pck=."], "leave pictures out"),
+        (["correspond", "--pck=.", "--seed=3"], "--seed changes nothing"),
+        (["correspond", "--pck=.", "--noised", "--steps=20"], "--steps changes nothing"),
         (["segment", HORSE, "--parts=0"], "1 or more"),
         (["segment", HORSE, "--parts=5000", "--steps=4", "--t=501"], "5000 parts"),
         (["segment", HORSE, "--layer=2"], "3 to 11"),

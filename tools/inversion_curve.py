@@ -14,6 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
 import minipnp
 from minipnp import hub
 from minipnp.commands import suited
@@ -85,9 +88,6 @@ def paired(a: dict[str, float], b: dict[str, float]) -> report.Interval:
 
 
 def plot(values: dict[Setting, dict[str, dict[str, float]]], path: Path) -> None:
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
-
     colours = dict(zip(FORMS, ("#b5473c", "#1d3f66", "#d19a2e", "#7fb069", "#3d8361", "#14532d"), strict=True))
     marks = dict(zip(FORMS, "osXv^D", strict=True))
     figure, axes = plt.subplots(1, len(AXES), figsize=(13, 4.2))
@@ -148,7 +148,8 @@ def main(argv: list[str] | None = None) -> int:
             **{name: {row.guidance: row.values[name] for row in translated} for name in ("iou", "fidelity")},
         }
     if YARDSTICK not in values or not args.table and len(values) < len(plans):
-        return 0  # another process makes the table
+        log.say("no table yet: the process that is done last makes it; --table makes one of what is there")
+        return 0
     lines = [
         f"{len(benchmark.pairs)} guidance pictures of the bundled benchmark, one prompt each. Δ: mean of the paired",
         "differences to the authors' 999 steps, with its bootstrap's 95 % interval; within: 0 lies in both.", "",

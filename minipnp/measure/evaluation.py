@@ -156,7 +156,7 @@ def _results(plan: Plan, sd: StableDiffusion, todo: list[list[Job]], log: Log, p
                 continue
             if pictures is not None:
                 (pictures / pair.name).mkdir(parents=True, exist_ok=True)
-                write_png(to_image(after), pictures / pair.name / f"{job.method}.png", {})
+                write_png(to_image(after), pictures / pair.name / f"{job.method}-{job.key[:8]}.png", {})
             yield record | {"values": values, "seconds": round(time.perf_counter() - began, 2)}
 
 

@@ -5,6 +5,7 @@
 A word swap is such a direction too: `direction(sd.embed, [caption], [caption with the other word])`.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,10 +63,16 @@ def direction(embed: Callable[..., Tensor], source: list[str], target: list[str]
 
 
 def save_direction(path: Path | str, delta: Tensor, source: str, target: str, n: int) -> None:
-    """delta: [1, 77, width]. source, target: its two words, or the names of their files. n: the number of sentences."""
+    """delta: [1, 77, width]. source, target: its two words, or the names of their files. n: the number of sentences.
+
+    InputError: something else is there.
+    """
     about = {"source": source, "target": target, "sentences": str(n), "width": str(delta.shape[-1])}
+    content = save({"direction": delta.float().cpu().contiguous()}, about)
+    if os.path.lexists(path) and not (os.path.isfile(path) and Path(path).read_bytes() == content):
+        raise InputError(f"{path}: something else is there already; give another name for the direction")
     with atomic(path) as temporary:
-        temporary.write_bytes(save({"direction": delta.float().cpu().contiguous()}, about))
+        temporary.write_bytes(content)
 
 
 def load_direction(path: Path | str, width: int) -> tuple[Tensor, dict[str, str]]:

@@ -19,7 +19,7 @@ from minipnp.errors import InputError
 from minipnp.guidance import Inversion, Progress, silent
 from minipnp.methods.common import layers_at, usual_share
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import check_sides, start
+from minipnp.pipeline import check_sides, levels_from_noise, start
 from minipnp.slots import Layer, Part, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE
 
@@ -72,6 +72,7 @@ def generated(
 
     size: pixels, by default sd.size. InputError: a t that sampling in so many steps does not meet.
     """
+    levels_from_noise(steps)
     down, side = levels(ts, steps), size or sd.size
     text, null, x = sd.embed(prompt), sd.embed(""), start(sd, side, side, seed)
     met = {down[0]: x}

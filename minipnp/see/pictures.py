@@ -47,10 +47,7 @@ class Job:
             )
         if noise and sources:
             raise InputError("--noised is for files, and --source generates a picture: leave one of them out")
-        if "seed" in given and not noise and not sources:
-            raise InputError("--seed changes nothing here, it is that of --noised and of --source: leave it out")
-        if "steps" in given and noise:
-            raise InputError("--steps changes nothing here, --noised goes to x_t in one: leave it out")
+        refuse_unused(given)
         for path in paths:
             read_image(path)
         options = {name: given[name] for name in ("steps", "seed", "size") if name in given}
@@ -81,6 +78,14 @@ class Job:
         """What decides x_t, but for the pictures and the model."""
         how = {"x_t": "noised"} if self.noise else {"x_t": "inverted or generated", "steps": self.steps}
         return how | {"seed": self.seed}
+
+
+def refuse_unused(given: dict) -> None:
+    """Raises InputError for an option that would change nothing."""
+    if "seed" in given and not given.get("noised") and not given.get("source"):
+        raise InputError("--seed changes nothing here, it is that of --noised and of --source: leave it out")
+    if "steps" in given and given.get("noised"):
+        raise InputError("--steps changes nothing here, --noised goes to x_t in one: leave it out")
 
 
 @dataclass(frozen=True)
