@@ -22,7 +22,7 @@ sample: .venv/.base ## a picture from PROMPT alone
 compare: .venv/.base ## all editing methods on IMG, which shows SOURCE, with PROMPT; without IMG, a bundled example
 	@$(PY) -m tools.from_make compare
 
-evaluate: .venv/.evaluate ## run and measure all methods; ARGS= another benchmark than the bundled one, and options
+evaluate: .venv/.evaluate ## run and measure all methods, in hours; ARGS= another benchmark than the bundled one, and options
 	@$(PY) -m tools.from_make evaluate
 
 weights: .venv/.base ## fetch Stable Diffusion 1.5 (2.1 GB; its licence is shown first) into weights/sd15
