@@ -81,7 +81,7 @@ class Inversion:
             raise InputError(f"resampling in {len(down)} steps misses levels: give a multiple of {edit_steps}, or 999")
         # The noisiest level used, with which a resampling starts as if it were its own: with `resample` the last.
         start = up[0] if self.resample else min(up, key=lambda t: abs(t - edit[0]))
-        if down and abs(start - down[0]) > 50:  # of 1,000: 20 steps end at 951, an edit in 50 begins at 981
+        if down and not self.resample and abs(start - down[0]) > 50:  # 20 steps end at 951, an edit in 50 begins at 981
             raise InputError(
                 f"inverted to t = {start}, too far from {down[0]}: give {edit_steps} inversion steps, or 999"
             )

@@ -470,7 +470,7 @@ def test_help_has_the_defaults_of_the_core(capsys):
         (["--inversion-at=current"], 0),
         (["--inversion-at=next", "--resample=2"], 0),
         (["--reconstruct", "--fixed-point=2"], 2),
-        (["--inversion-steps=3", "--tau-f=0", "--prompt=b"], 0),  # resampled, from another level
+        (["--inversion-steps=30", "--tau-f=0", "--prompt=b"], 0),  # resampled, from another level
         (["--negative=red", "--alpha=0.5", "--scale=1"], 0),
         (["--negative=red", "--alpha=0.5"], 0),
         (["--source=a horse"], 0),
@@ -553,7 +553,7 @@ def test_a_prompt_with_no_known_word_is_noted(here, capsys):
 
 def test_warnings_are_notes_of_one_line_before_the_long_work(here, capsys):
     long = "--prompt=" + "cat " * 80 + "the\nend"
-    loud = [*QUICK[:-1], f"--image={HORSE}", long, COW, "--inversion-steps=3", "--seed=1", "--out=o"]
+    loud = [*QUICK[:-1], f"--image={HORSE}", long, COW, "--inversion-steps=30", "--seed=1", "--out=o"]
     assert main(["translate", *loud]) == 0
     *lines, last = capsys.readouterr().err.splitlines()
     notes = json.loads(Path("o/run.json").read_text())["notes"]

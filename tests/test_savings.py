@@ -32,7 +32,7 @@ OPTIONS = {  # under which kept features are those of the edit's own passes
     "without checks": Inversion(steps=5, at="current", iterations=0, checks=0),
     "fixed point": Inversion(steps=5, at="current", iterations=1),
     "more levels": Inversion(steps=10, at="current", iterations=0),
-    "resampled": Inversion(steps=10, at="next", iterations=0, resample=10),
+    "resampled": Inversion(steps=10, at="next", iterations=0, resample=5),
 }
 
 
