@@ -154,6 +154,8 @@ def plan_from_file(path: Path, given: dict) -> Job:
         raise InputError(f"{path}: made for an edit in {steps} steps: give --steps {steps}, or `minipnp invert` again")
     negative = given.get("negative")
     refuse_alpha(given, s, negative)
+    if s.random_start is not None:
+        levels_from_noise(s.pnp.steps)
     out = where(given, stem(path), many=len(given["prompt"]) > 1)
     return Job(s, like, [], False, given["prompt"], None, negative, given.get("reconstruct", False), out, path, made)
 

@@ -121,11 +121,12 @@ def compare(given: dict, argv: list[str]) -> int:
     """All methods on one picture: a labelled sheet and a table. Without --image, the bundled example."""
     log = Log(given.get("quiet", False))
     if given.get("image") is None:
-        if own := sorted(given.keys() & {"source", "word"}):
-            raise InputError(f"--{own[0]} is of a picture of yours: give --image too, or leave it out for the example")
+        if "source" in given or ("word" in given and "prompt" not in given):
+            own = "source" if "source" in given else "word"
+            raise InputError(f"--{own} is of a picture of yours: give --image too, or leave it out for the example")
         given.setdefault("model", "bundled")
         hub.resolve("bundled")
-        given = EXAMPLE | given
+        given = {k: v for k, v in EXAMPLE.items() if k != "word" or "prompt" not in given} | given
         log.say(f"no --image: the bundled example, {given['image']}")
     if not given.get("prompt") or not given.get("source"):
         raise InputError("give --prompt, what to make of the picture, and --source, what it shows now")

@@ -93,11 +93,10 @@ def draw(
 
 def levels_from_noise(steps: int) -> list[int]:
     """`timesteps(steps)`, for a sampling that begins with pure noise. InputError: these begin far below that."""
-    if steps > 500 and (levels := timesteps(steps))[0] < 900:
-        raise InputError(
-            f"{steps} steps begin at t = {levels[0]}, where a picture is half there: give up to 500, or 999"
-        )
-    return timesteps(steps)
+    levels = timesteps(steps)
+    if steps > 100 and levels[0] < 900:  # fewer steps end coarsely in any case
+        raise InputError(f"{steps} steps begin at t = {levels[0]}, not at pure noise: give 100, 200, 250, 500 or 999")
+    return levels
 
 
 def start(sd: StableDiffusion, height: int, width: int, seed: int) -> Tensor:

@@ -14,6 +14,7 @@ from minipnp.cli import main
 from minipnp.editing import METHODS, Original, edit
 from minipnp.errors import InputError
 from minipnp.images import fit, read_image, to_tensor
+from minipnp.methods.directions import save_direction
 
 CAT = hub.WEIGHTS / "bundled/examples/cat-twemoji.png"
 SOURCE, PROMPT = "a twemoji icon of a cat on a blue background", "a twemoji icon of a tiger on a teal background"
@@ -239,6 +240,17 @@ def test_compare_makes_one_sheet_and_one_table(here, capsys, monkeypatch):
 def test_compare_takes_words_of_a_picture_with_the_picture_only(here, capsys, option):
     assert main(["compare", "--device=cpu", option]) == 2
     assert "give --image too" in capsys.readouterr().err
+
+
+def test_a_direction_is_saved_twice_to_one_name_if_it_is_the_same(here, tmp_path):
+    delta, path = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(0)), tmp_path / "d.safetensors"
+    for _ in range(2):
+        save_direction(path, delta, "cat", "dog", 32)
+    content = path.read_bytes()
+    for other in ((delta + 1, "cat", "dog"), (delta, "cat", "tiger")):
+        with pytest.raises(InputError, match="something else is there"):
+            save_direction(path, *other, 32)
+    assert path.read_bytes() == content
 
 
 def test_edges_measure_layout():

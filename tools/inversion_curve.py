@@ -39,7 +39,11 @@ FORMS = {  # what it is called: (at, iterations, steps)
 }
 YARDSTICK = "eps(x_t, t')", 999
 EDIT_STEPS = 50
-AXES = {"psnr": "PSNR of the reconstruction, dB", "iou": "layout: foreground IoU", "fidelity": "text fidelity"}
+AXES = {
+    "psnr": "PSNR of the reconstruction, dB",
+    "iou": "layout (foreground IoU), less that of 999",
+    "fidelity": "text fidelity, less that of 999",
+}
 
 Setting = tuple[str, int]  # a form's name and the number of steps
 
@@ -90,17 +94,22 @@ def paired(a: dict[str, float], b: dict[str, float]) -> report.Interval:
 def plot(values: dict[Setting, dict[str, dict[str, float]]], path: Path) -> None:
     colours = dict(zip(FORMS, ("#b5473c", "#1d3f66", "#d19a2e", "#7fb069", "#3d8361", "#14532d"), strict=True))
     marks = dict(zip(FORMS, "osXv^D", strict=True))
-    figure, axes = plt.subplots(1, len(AXES), figsize=(13, 4.2))
+    figure, axes = plt.subplots(1, len(AXES), figsize=(13, 4.6))
     for ax, (name, label) in zip(axes, AXES.items(), strict=True):
         for form in FORMS:
-            there = [(evaluations(settings()[s]), values[s][name]) for s in values if s[0] == form]
+            there = [(evaluations(settings()[s]), s, values[s][name]) for s in values if s[0] == form]
+            if name != "psnr":
+                there = [row for row in there if row[1] != YARDSTICK]
             if not there:
                 continue
-            points = sorted((cost, report.interval(list(of.items()))) for cost, of in there)
-            x, y = [cost for cost, _ in points], [value.mean for _, value in points]
-            ax.plot(x, y, marker=marks[form], color=colours[form], label=form, markersize=5, linewidth=1.4)
-        yard = report.interval(list(values[YARDSTICK][name].items()))
-        ax.axhspan(yard.low, yard.high, color=colours[YARDSTICK[0]], alpha=0.10, linewidth=0)
+            cost, _, of = zip(*sorted(there, key=lambda row: row[1]), strict=True)  # by steps
+            less = {} if name == "psnr" else values[YARDSTICK][name]
+            points = [report.interval([(key, x - less.get(key, 0.0)) for key, x in each.items()]) for each in of]
+            y, ends = [p.mean for p in points], [[p.mean - p.low for p in points], [p.high - p.mean for p in points]]
+            how = dict(marker=marks[form], color=colours[form], label=form, markersize=5, linewidth=1.4)
+            ax.errorbar(cost, y, ends, elinewidth=0.8, **how)
+        if name != "psnr":
+            ax.axhline(0, color="black", linewidth=0.8)
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(FixedLocator([20, 50, 100, 250, 500, 1000]))
         ax.xaxis.set_minor_locator(NullLocator())
@@ -108,8 +117,8 @@ def plot(values: dict[Setting, dict[str, dict[str, float]]], path: Path) -> None
         ax.set_xlabel("evaluations of the network for the guidance")
         ax.set_title(label, fontsize=11)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=9)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(FORMS), frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -148,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
             **{name: {row.guidance: row.values[name] for row in translated} for name in ("iou", "fidelity")},
         }
     if YARDSTICK not in values or not args.table and len(values) < len(plans):
-        log.say("no table yet: the process that is done last makes it; --table makes one of what is there")
+        there = "--table makes one of what is there" if YARDSTICK in values else "not even the yardstick is done"
+        log.say(f"no table yet, the process that is done last makes it: {there}")
         return 0
     lines = [
         f"{len(benchmark.pairs)} guidance pictures of the bundled benchmark, one prompt each. Δ: mean of the paired",

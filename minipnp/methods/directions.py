@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -68,11 +69,17 @@ def save_direction(path: Path | str, delta: Tensor, source: str, target: str, n:
     InputError: something else is there.
     """
     about = {"source": source, "target": target, "sentences": str(n), "width": str(delta.shape[-1])}
-    content = save({"direction": delta.float().cpu().contiguous()}, about)
-    if os.path.lexists(path) and not (os.path.isfile(path) and Path(path).read_bytes() == content):
-        raise InputError(f"{path}: something else is there already; give another name for the direction")
+    delta = delta.float().cpu().contiguous()
+    if os.path.lexists(path):
+        try:
+            there, of = load_direction(path, delta.shape[-1])
+        except InputError:
+            there, of = delta, None
+        if of != about or not torch.equal(there, delta):
+            raise InputError(f"{path}: something else is there already; give another name for the direction")
+        return
     with atomic(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(save({"direction": delta}, about))
 
 
 def load_direction(path: Path | str, width: int) -> tuple[Tensor, dict[str, str]]:
