@@ -239,7 +239,10 @@ def edit(
     options: dict | None = None,
     progress: Progress = silent,
 ) -> Tensor:
-    """The picture [1, 3, H, W] that a method makes. Raises InputError for an option that the method does not have."""
+    """The picture [1, 3, H, W] that a method makes. Raises InputError for an option that the method does not have.
+
+    negative: pix2pix-zero has one for a generated picture only; its inversion of another is without guidance.
+    """
     method, options = METHODS[name], options or {}
     if foreign := options.keys() - method.options.keys():
         has = ", ".join(sorted(method.options))

@@ -78,13 +78,13 @@ class Inversion:
         edit, up = timesteps(edit_steps), timesteps(self.steps_for(edit_steps))
         down = [] if set(edit) <= set(up) and not self.resample else timesteps(self.resample or edit_steps)
         if down and not set(edit) <= set(down):
-            raise InputError(f"resampling in {len(down)} steps misses levels: give a multiple of {edit_steps}, or 999")
-        # The noisiest level used, with which a resampling starts as if it were its own: with `resample` the last.
+            raise InputError(f"resampling in {len(down)} steps misses levels: give {edit_steps} steps, or 999")
+        # Where the inversion ends: with `resample` at its last level, else at the one nearest to the edit's first.
         start = up[0] if self.resample else min(up, key=lambda t: abs(t - edit[0]))
-        # 20 steps end at 951, where an edit in 50 begins at 981: near enough. On request, as in the authors' code, an
-        # inversion may also end at 999 for any level below.
+        # A resampling takes that latent for one of level down[0]: 951 (of 20 steps) for 981 (of 50) is near enough.
+        # On request, as in the authors' code, it may also be that of 999, for any level below.
         if down and (down[0] - start > 50 or not self.resample and start - down[0] > 50):
-            raise InputError(f"inverted to t = {start}, not near {down[0]}: give {edit_steps} inversion steps, or 999")
+            raise InputError(f"inverted to t = {start}, not near {down[0]}: give {len(down)} inversion steps, or 999")
         return [t for t in up if t <= start], down
 
 

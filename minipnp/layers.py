@@ -19,7 +19,7 @@ def repeated(x: Tensor, n: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """x + f, where f is the paper's spatial feature f^l_t: two convolutions of x and, in the UNet, of the time."""
+    """skip(x) + f, f: the paper's spatial feature f^l_t: two convolutions of x and, in the UNet, of the time."""
 
     def __init__(self, c_in: int, c_out: int, groups: int, eps: float, time: int | None):
         super().__init__()
@@ -37,7 +37,7 @@ class ResBlock(nn.Module):
         return self.conv2(F.silu(self.norm2(h)))
 
     def forward(self, x: Tensor, time: Tensor | None = None, inject: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x: [B, C_in, H, W], time: [1 or B, time width] → x + f and f, both [B, C_out, H, W].
+        """x: [B, C_in, H, W], time: [1 or B, time width] → skip(x) + f and f, both [B, C_out, H, W].
 
         inject: takes the place of f, Eq. (3); then neither norms nor convolutions run, only the skip connection.
         """
@@ -59,7 +59,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor | None = None, inject: Attn | None = None, tap_map=False, stop_at_qk=False
     ) -> tuple[Tensor | None, Attn]:
-        """x: [B, N, C], context: [B, M, width] or None for x itself → output [B, N, C], and q, k, v (and the map).
+        """x: [B, N, C], context: the text, [B, 77, its width], or None for x itself → [B, N, C], and q, k, v (and map).
 
         inject: see `Attn`; a quantity that is given, or that nothing needs any more, is not computed.
         tap_map: also return the map, as it is used, after an edit. stop_at_qk: return q and k only.
@@ -145,17 +145,17 @@ class Transformer(nn.Module):
         self, x: Tensor, context: Tensor, inject_A: Attn | None = None, inject_M: Attn | None = None,
         tap_A=False, tap_M=False, stop_at_qk=False,
     ) -> tuple[Tensor | None, Attn, Attn | None]:  # fmt: skip
-        """x: [B, C, H, W], context: [B, 77, width] → output [B, C, H, W], and what the two attentions give back.
+        """x: [B, C, H, W], context: the text, [B, 77, its width] → [B, C, H, W], and what the two attentions give back.
 
         A stream of one row meets as many rows of text as there are here: from then on it has that many.
         """
         h = self.tokens(x)  # [B, N, C]
-        d, A = self.self_attn(self.norm1(h), None, inject_A, tap_A, stop_at_qk)
-        if d is None:
+        out, A = self.self_attn(self.norm1(h), None, inject_A, tap_A, stop_at_qk)
+        if out is None:
             return None, A, None
-        h = h + d
-        d, M = self.cross_attn(self.norm2(h), context, inject_M, tap_M)
-        h = h + d
+        h = h + out
+        out, M = self.cross_attn(self.norm2(h), context, inject_M, tap_M)
+        h = h + out
         h = h + self.ff(self.norm3(h))
         h = rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])
         return x + self.proj_out(h), A, M

@@ -16,7 +16,7 @@ from minipnp.ddim import guided, pairs, step, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
 from minipnp.slots import Features, Layer, Tap, decoder
-from minipnp.unet import ATTENTIONS, UNet
+from minipnp.unet import ATTENTIONS, TABLE, UNet
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class PnP:
     """The settings of an edit in 1 to 999 steps. The defaults are those of pnp-diffusers.
 
     tau_f, tau_A: shares of the steps, 0 to 1, counted from the noisiest, in which f of the ResBlocks in f_layers and A
-    of A_layers are injected; inclusive: one step more each, as plug-and-play counts. scale: w of Eq. (5). alpha,
-    alpha_schedule: Eq. (6); 0: only the negative prompt, 1: only the empty one; "constant", or falling "linear", "exp".
+    of A_layers are injected; inclusive: one step more each, as plug-and-play counts. scale: w of Eq. (5). alpha: α of
+    Eq. (6), 1: only ∅, 0: only P_n; alpha_schedule: it stays ("constant") or falls, to 0 ("linear") or α/e⁶ ("exp").
     """
 
     steps: int = 50
@@ -43,8 +43,8 @@ class PnP:
         for name in ("tau_f", "tau_A", "alpha"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} = {getattr(self, name)}: give a share from 0 to 1")
-        if bare := [layer for layer in self.A_layers if layer not in ATTENTIONS]:
-            raise InputError(f"no self-attention to inject in {', '.join(map(str, bare))}")
+        if bare := {*self.A_layers} - {*ATTENTIONS} | {at for at in self.f_layers if "R" not in TABLE[at].what}:
+            raise InputError(f"no self-attention, or no f, to inject in {', '.join(map(str, sorted(bare)))}")
         if not math.isfinite(self.scale):
             raise InputError(f"guidance scale {self.scale}: give a number")
         self.alphas()

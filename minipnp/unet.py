@@ -15,8 +15,8 @@
       11      8²   1280→1280  R                       0     8²  2560→1280  R
                               middle  8²  1280→1280  R T R
 
-R: ResBlock, T: transformer (self-attention, cross-attention), ↑: upsampling by 2. Cells and channels are SD-1.5's at
-512 × 512 pixels. Encoder row i stands beside decoder row 11 − i, which takes its output in (hence the wide inputs).
+R: ResBlock, T: transformer (self-attention, cross-attention), ↑: upsampling by 2. Cells (after down, before ↑) and
+channels: SD-1.5's at 512². Encoder row i stands beside decoder row 11 − i, which takes its output in: hence its width.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from minipnp.slots import Features, Layer, Part, Tap
 
 
 class Has(NamedTuple):
-    """One row of the table: the level of resolution it works at (0 is the latent's own), and what it holds."""
+    """One row of the table: the level of resolution of its input (0 is the latent's own), and what it holds."""
 
     level: int
     what: str

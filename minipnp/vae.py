@@ -90,8 +90,8 @@ class Decoder(nn.Module):
         self.norm_out = nn.GroupNorm(config.groups, c[-1], eps=EPS)
         self.conv_out = nn.Conv2d(c[-1], 3, kernel_size=3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(z))
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(x))
         for level in self.levels:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
@@ -113,7 +113,7 @@ class VAE(nn.Module):
             mean = mean + (0.5 * logvar.clamp(-30, 20)).exp() * z
         return mean * self.config.scale
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, x0: Tensor) -> Tensor:
         """Scaled latent → picture; values may lie a little outside [−1, 1]."""
-        z = (z / self.config.scale).to(self.quant.weight.dtype)
-        return self.decoder(self.post_quant(z)).float()
+        x0 = (x0 / self.config.scale).to(self.quant.weight.dtype)
+        return self.decoder(self.post_quant(x0)).float()

@@ -467,6 +467,7 @@ def test_help_has_the_defaults_of_the_core(capsys):
     [
         ([], 0),
         (["--inversion-at=next"], 0),
+        (["--inversion-at=next", "--prompt=b"], 0),  # the guidance's own passes serve both prompts
         (["--inversion-at=current"], 0),
         (["--inversion-at=next", "--resample=2"], 0),
         (["--reconstruct", "--fixed-point=2"], 2),
@@ -634,7 +635,7 @@ BAD = [
     (["translate", I, COW, "--f-layers=12"], "0 to 11"),
     (["translate", I, COW, "--f-layers=8-4"], "--f-layers"),
     (["translate", I, COW, "--f-layers=0-999999999999"], "--f-layers"),
-    (["translate", I, COW, "--a-layers=2"], "no self-attention .* decoder 2"),
+    (["translate", I, COW, "--a-layers=2"], "no self-attention.* decoder 2"),
     (["translate", I, COW, "--like=sdedit"], "--like"),
     (["sample", COW, "--steps=0"], "0 steps"),
     (["sample"], "no --prompt"),

@@ -10,6 +10,7 @@ from minipnp.ddim import ALPHA_BAR, CLEAN, guided, invert, pairs, residual, samp
 from minipnp.errors import InputError
 from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
 from minipnp.pnp import PnP
+from minipnp.slots import Layer, Part, decoder
 
 X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 NULL = torch.zeros(1, 77, 8)
@@ -64,6 +65,12 @@ OUT_OF_RANGE = [
 @pytest.mark.parametrize("setting", OUT_OF_RANGE)
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(InputError, match="give"):
+        PnP(**setting)
+
+
+@pytest.mark.parametrize("setting", [{"f_layers": (Layer(Part.ENCODER, 3),)}, {"A_layers": decoder(2)}])
+def test_layers_without_what_is_injected_are_refused(setting):
+    with pytest.raises(InputError, match="to inject in"):
         PnP(**setting)
 
 

@@ -9,12 +9,22 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import minipnp
-from minipnp import cli, edit_commands, hub
+from minipnp import cli, edit_commands, editing, hub
 from minipnp.cli import main
 from minipnp.editing import METHODS, Original, edit
 from minipnp.errors import InputError
 from minipnp.images import fit, read_image, to_tensor
-from minipnp.methods.directions import save_direction
+from minipnp.methods.align import new_phrase, word_swap
+from minipnp.methods.ddim_swap import DDIMSwap
+from minipnp.methods.directions import direction, save_direction, sentences
+from minipnp.methods.masactrl import MasaCtrl
+from minipnp.methods.masked_pnp import Mask
+from minipnp.methods.p2p import P2P
+from minipnp.methods.pix2pix_zero import Pix2PixZero
+from minipnp.methods.regularised import Regularisation
+from minipnp.methods.sdedit import SDEdit
+from minipnp.pnp import PnP
+from minipnp.words import positions
 
 CAT = hub.WEIGHTS / "bundled/examples/cat-twemoji.png"
 SOURCE, PROMPT = "a twemoji icon of a cat on a blue background", "a twemoji icon of a tiger on a teal background"
@@ -85,6 +95,98 @@ def test_every_option_reaches_its_method():
     general = {"steps", "scale", "tau_f", "tau_A"}
     assert {name for method in METHODS.values() for name in method.options} - general == listed
     assert tuple(METHODS) == cli.METHODS
+
+
+@pytest.fixture
+def given(load_once, monkeypatch):
+    """given(method, negative, **options) → what the method itself is called with, and the Original."""
+    sd = load_once(hub.WEIGHTS / "bundled", device="cpu")
+    x_0 = sd.encode(to_tensor(fit(read_image(CAT), sd.size, sd.multiple)))
+
+    def given(method, negative=None, prompt=PROMPT, **options):
+        o = Original(sd, x_0, SOURCE, seed=7, inversion=minipnp.Inversion(steps=2))
+        calls = {}
+
+        def recorder(name):
+            def record(*args, **how):
+                calls[name] = args, how
+                return o.guidance(2) if name == "regularised_inversion" else iter([(0, x_0)])
+
+            return record
+
+        names = ("plug_and_play", "sdedit", "ddim_swap", "prompt_to_prompt", "pix2pix_zero", "masactrl",
+                 "masked_plug_and_play", "regularised_inversion")  # fmt: skip
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setattr(editing, name, recorder(name))
+            edit(method, o, prompt, negative, {"steps": 2, **options})
+        return o, calls
+
+    return given
+
+
+def test_prompt_to_prompt_is_given_what_was_asked_for(given):
+    o, calls = given(
+        "p2p", cross_replace=0.7, self_replace=0.3, scale=3.0, self_side=0.5, weight={"tiger": 2.0},
+        share={"teal": 0.6}, blend=["cat=tiger"], spare=["background"], blend_threshold=0.4, blend_start=0.1,
+    )  # fmt: skip
+    (_, G, source, target, null, alignment, s, weights, shares, blend), _ = calls["prompt_to_prompt"]
+    where = functools.partial(positions, o.sd.tokenizer)
+    assert G is o.guidance(2, by_source=True) and torch.equal(source, o.text)
+    assert torch.equal(target, o.sd.embed(PROMPT)) and torch.equal(null, o.text)
+    assert s == P2P(steps=2, cross_replace=0.7, self_replace=0.3, self_side=0.5, scale=3.0)
+    assert weights == dict.fromkeys(where(PROMPT, "tiger"), 2.0) and shares == dict.fromkeys(where(PROMPT, "teal"), 0.6)
+    assert blend.words == ({"cat": where(SOURCE, "cat")}, {"tiger": where(PROMPT, "tiger")})
+    assert blend.substruct == tuple({"background": where(text, "background")} for text in (SOURCE, PROMPT))
+    assert (blend.thresholds, blend.start, blend.side) == ((0.4, 0.4), 0.1, o.share)
+    expected = word_swap(o.sd.tokenizer, SOURCE, PROMPT)
+    assert all(torch.equal(a, b) for a, b in zip(alignment, expected, strict=True))
+    o, calls = given("p2p", negative="red", align="phrase")
+    _, _, _, _, null, alignment, *_ = calls["prompt_to_prompt"][0]
+    assert torch.equal(null, o.sd.embed("red"))
+    expected = new_phrase(o.sd.tokenizer, SOURCE, PROMPT)
+    assert all(torch.equal(a, b) for a, b in zip(alignment, expected, strict=True))
+
+
+def test_masactrl_is_given_what_was_asked_for(given):
+    o, calls = given("masactrl", "red", scale=3.0, word="cat=tiger", start_step=1, start_layer=9, threshold=0.2)
+    (_, G, target, null, words, s), _ = calls["masactrl"]
+    assert torch.equal(G.texts, torch.cat([o.null, o.text])) and G.x_T is o.guidance(2).x_T
+    assert torch.equal(target, o.sd.embed(PROMPT)) and torch.equal(null, o.sd.embed("red"))
+    assert words == (positions(o.sd.tokenizer, SOURCE, "cat"), positions(o.sd.tokenizer, PROMPT, "tiger"))
+    assert s == MasaCtrl(2, 3.0, start_step=1, start_layer=9, threshold=0.2, mask_share=o.share)
+
+
+def test_pix2pix_zero_is_given_what_was_asked_for(given):
+    how = dict(scale=3.0, amount=0.3, lambda_ac=5.0, lambda_kl=6.0, gain=0.5, as_published=True)
+    o, calls = given("pix2pix-zero", change="cat=dog", **how)
+    (_, x_0, source, steps, regularisation, _), _ = calls["regularised_inversion"]
+    assert x_0 is o.x_0(2) and torch.equal(source, o.text) and steps == 2
+    assert regularisation == Regularisation(5.0, 6.0, gain=0.5, seed=7, authors=True)
+    (_, G, delta, against, s), _ = calls["pix2pix_zero"]
+    assert against is None and s == Pix2PixZero(2, 3.0, 0.3, True)
+    assert torch.equal(delta, direction(o.sd.embed, sentences("cat"), sentences("dog")))
+    o, calls = given("pix2pix-zero")
+    assert torch.equal(calls["pix2pix_zero"][0][2], o.sd.embed(PROMPT) - o.text)
+
+
+def test_the_others_are_given_what_was_asked_for(given):
+    o, calls = given("pnp", "red", scale=3.0, tau_f=0.6, tau_A=0.4)
+    (_, G, (target,), null), how = calls["plug_and_play"]
+    assert how == {"s": PnP(steps=2, scale=3.0, tau_f=0.6, tau_A=0.4)} and G is o.guidance(2)
+    assert torch.equal(target, o.sd.embed(PROMPT)) and torch.equal(null, o.sd.embed("red"))
+    o, calls = given("sdedit", "red", scale=3.0, strength=0.4)
+    (_, x_0, z, target, null, s), _ = calls["sdedit"]
+    assert s == SDEdit(2, 0.4, 3.0) and x_0 is o.x_0(2) and torch.equal(z, o.sd.noise(*x_0.shape[2:], 7))
+    assert torch.equal(target, o.sd.embed(PROMPT)) and torch.equal(null, o.sd.embed("red"))
+    o, calls = given("ddim", "red", scale=3.0)
+    (_, G, target, null, s), _ = calls["ddim_swap"]
+    assert G is o.guidance(2, by_source=True) and s == DDIMSwap(2, 3.0) and torch.equal(null, o.sd.embed("red"))
+    o, calls = given("masked-pnp", "red", scale=3.0, tau_f=0.6, tau_A=0.4, word="cat=tiger", threshold=0.2)
+    (_, G, target, null, where), how = calls["masked_plug_and_play"]
+    assert how["s"] == PnP(steps=2, scale=3.0, tau_f=0.6, tau_A=0.4) and how["m"] == Mask(threshold=0.2, share=o.share)
+    assert torch.equal(where.source, o.text) and where.in_source == positions(o.sd.tokenizer, SOURCE, "cat")
+    assert where.in_target == positions(o.sd.tokenizer, PROMPT, "tiger") and torch.equal(null, o.sd.embed("red"))
 
 
 def test_masked_pnp_takes_the_thresholds_of_plug_and_play(here):

@@ -223,11 +223,16 @@ def test_what_is_done_is_not_done_again_and_other_settings_are(sd, folder, tmp_p
     assert len(base) == 8
     others = [
         plan(folder, ("sdedit-0.75",)), plan(folder, one, size=32), replace(plan(folder, one), about={"weights": "x"}),
-        replace(plan(folder, one), steps=4), replace(plan(folder, one), metrics=Metrics({}, {"clip": "another"})),
+        replace(plan(folder, one), steps=4),
+        replace(plan(folder, one), metrics=Metrics(measures().measures, {"clip": "another"})),
+        replace(plan(folder, one), metrics=Metrics({}, measures().weights)),
         replace(plan(folder, one), inversion=Inversion(steps=2, checks=0)),
     ]  # fmt: skip
     for other in others:
         assert not base & {job.key for jobs in other.jobs.values() for job in jobs}
+    p, pair = plan(folder, one), plan(folder, one).benchmark.pairs[0]
+    for change in ({"seed": 5}, {"mask": (3, 4)}, {"asked": ("noto", "cat", "red")}, {"source": "x"}, {"prompt": "x"}):
+        assert p.key(one[0], replace(pair, **change), None) != p.key(one[0], pair, None), change
     changed = tmp_path / "benchmark"
     shutil.copytree(folder, changed)
     Image.new("RGB", (32, 32)).save(changed / "cat.png")
@@ -299,14 +304,15 @@ def test_ablations_say_what_is_left_out():
 
 
 def test_generated_guidance_is_drawn_from_its_seed_and_scale(sd, tmp_path):
-    rows = [{"source_prompt": "a cat", "seed": 3, "scale": scale, "target_prompts": ["a dog"]} for scale in (1.0, 5.0)]
+    how = [(3, 1.0), (3, 5.0), (4, 5.0)]
+    rows = [{"source_prompt": "a cat", "seed": seed, "scale": w, "target_prompts": ["a dog"]} for seed, w in how]
     (tmp_path / "list.yaml").write_text(json.dumps(rows))
     p = plan(tmp_path, ("pnp", "sdedit-0.5", RECONSTRUCTION))
     evaluate(p, sd, tmp_path / "records", QUIET)
     found, failed, missing = report.results(p, records.read(tmp_path / "records")[0])
-    assert not failed and not missing and len(found["pnp"]) == 2 and not found[RECONSTRUCTION]  # nothing is inverted
-    first, second = (row.values for row in found["sdedit-0.5"].values())
-    assert first != second  # only the guidance differs
+    assert not failed and not missing and len(found["pnp"]) == 3 and not found[RECONSTRUCTION]  # nothing is inverted
+    first, second, third = (row.values for row in found["sdedit-0.5"].values())
+    assert first != second != third != first  # only the guidance differs
 
 
 def test_one_inversion_serves_all_prompts_and_methods(sd, folder, tmp_path, monkeypatch):
@@ -363,6 +369,29 @@ def test_the_table_has_every_method_and_the_differences_with_their_sign(sd, fold
     assert float(row) == pytest.approx(mean["ddim"] - mean["pnp"], abs=6e-4)  # less distance is better; three digits
     partly = dict(list(known.items())[:5])
     assert f"Not done yet: {len(known) - 5} results are missing" in report.markdown(p, partly, "x")
+
+
+def test_the_verdict_says_on_which_sides_of_zero_the_intervals_lie():
+    """Plug-and-Play minus the others; of structure distance less is better, of fidelity more."""
+    spread = (0.0, 0.01, 0.02)
+
+    def rows(structure: float, fidelity: float) -> dict[str, report.Result]:
+        return {
+            f"{i}": report.Result(f"g{i}", {"structure": structure + more, "fidelity": fidelity - more * (-1) ** i})
+            for i, more in enumerate(spread)
+        }
+
+    found = {
+        "pnp": rows(0.1, 0.5), "sdedit-0.25": rows(0.3, 0.2), "sdedit-0.5": rows(0.05, 0.9),
+        "sdedit-0.75": rows(0.3, 0.9), "ddim": rows(0.1, 0.5),
+    }  # fmt: skip
+    _, _, _, *lines = report._differences(found)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[4] for row in cells] == [
+        "above, and below on neither", "below, and above on neither", "above on one, below on the other",
+        "no difference seen",
+    ]  # fmt: skip
+    assert cells[0][1].startswith("+0.200") and cells[0][2].startswith("+0.300") and cells[1][1].startswith("-0.050")
 
 
 def test_the_plot_is_a_picture_and_needs_both_axes(sd, folder, unbroken, tmp_path):

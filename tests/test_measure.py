@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from minipnp.errors import InputError
 from minipnp.images import to_image
 from minipnp.measure import clip, dino, icons, lpips, metrics, published
+from minipnp.measure.benchmarks import Pair
 from minipnp.measure.ssim import ssim
 
 
@@ -300,3 +302,52 @@ def test_clip_and_dino_are_loaded_from_a_folder(small_clip, vit, tmp_path, monke
     monkeypatch.setattr(timm, "create_model", lambda name, **options: real(name, **options, **smaller))
     save_file(vit.state_dict(), tmp_path / published.DINO.file)
     assert torch.equal(dino.keys(dino.load(tmp_path), picture), dino.keys(vit, picture))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What each measure is given.
+
+
+@pytest.fixture
+def case():
+    """Two pictures that can be told, not square, and a pair with all that a measure may ask for."""
+    pair = Pair("p", "g", "a dog", source="a cat", mask=(512 * 100 + 40, 60), asked=("noto", "dog", "blue"))
+    return metrics.Case(pair, noise(1, 3, 40, 64), noise(1, 3, 40, 64, seed=1))
+
+
+def test_clip_looks_at_the_edit_and_the_prompt(case):
+    class Network:
+        def score(self, picture, text):
+            return torch.tensor(0.25) if (picture is case.after and text == "a dog") else torch.tensor(math.nan)
+
+        def closer(self, picture, text, other):
+            return picture is case.after and (text, other) == ("a dog", "a cat")
+
+    assert metrics._clip(Network(), case) == {"clip": 0.25}
+    assert metrics._clip_acc(Network(), case) == {"clip_acc": 1.0}
+    assert metrics._clip_acc(Network(), case._replace(pair=replace(case.pair, source=""))) == {}
+
+
+def test_the_background_is_what_the_mask_leaves(case, monkeypatch):
+    given = []
+    monkeypatch.setattr(lpips, "background_lpips", lambda *args: given.append(args) or 0.5)
+    assert metrics._background("network", case) == {"background": 0.5}
+    (network, before, after, mask) = given.pop()
+    assert network == "network" and before is case.before and after is case.after
+    assert mask.shape == (1, 40, 64) and torch.equal(mask[0], torch.from_numpy(case.pair.mask_at(64, 40)))
+    metrics._background("network", case._replace(pair=replace(case.pair, mask=None)))
+    assert torch.equal(given.pop()[3], icons.foreground(case.before))
+
+
+def test_the_classifier_reads_the_edit_aspect_by_aspect(case):
+    class Judge:
+        def read(self, picture):
+            return [("noto", "cat", "blue") if picture is case.after else ("fx", "dog", "red")]
+
+    got = metrics._icons(Judge(), case)
+    assert got == {"style": 1.0, "concept": 0.0, "colour": 1.0, "fidelity": 2 / 3}
+
+
+def test_the_overlap_is_of_the_two_pictures_foregrounds(case, picture):
+    moved = torch.roll(picture, 6, dims=3)  # 24 of 24 + 6 columns
+    assert metrics._iou(case._replace(before=picture, after=moved)) == {"iou": pytest.approx(18 / 30)}

@@ -335,9 +335,10 @@ def test_tiles_show_no_seam(bundled, monkeypatch):
     """Near the whole picture's decoding (norms see a tile only), and not less near at the seams than elsewhere."""
     monkeypatch.setattr(low_memory, "TILE", 16)
     monkeypatch.setattr(low_memory, "OVERLAP", 4)
-    picture = torch.linspace(-1, 1, 160).repeat(1, 3, 64, 1) * torch.linspace(0.5, 1, 64)[:, None]
+    picture = torch.linspace(-1, 1, 160).repeat(1, 3, 160, 1) * torch.linspace(0.5, 1, 160)[:, None]
     x = bundled.encode(picture)
     tiles, whole = decode_in_tiles(bundled, x), bundled.decode(x)
-    assert tiles.shape == whole.shape and (tiles - whole).abs().max() < 0.2  # of a range of 2
-    step = (tiles - whole).diff(dim=3).abs().amax(dim=(0, 1, 2))
-    assert step[4:-4].max() < 0.05  # the picture's own edges aside. Not blended: 0.14; blended: 0.02
+    assert tiles.shape == whole.shape and (tiles - whole).abs().max() < 0.25  # of a range of 2; measured 0.23
+    for rows, columns in ((2, 3), (3, 2)):
+        step = (tiles - whole).diff(dim=columns).abs().amax(dim=(0, 1, rows))
+        assert step[4:-4].max() < 0.05  # the picture's own edges aside. Not blended: 0.16 and 0.09; blended: 0.02

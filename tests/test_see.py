@@ -16,15 +16,15 @@ from stand_ins import refused
 import minipnp
 from minipnp import hub
 from minipnp.cli import main
-from minipnp.ddim import ALPHA_BAR, invert, sample, timesteps
+from minipnp.ddim import ALPHA_BAR, guided, invert, sample, timesteps
 from minipnp.guidance import Guidance
-from minipnp.images import read_image, to_tensor
+from minipnp.images import read_image, to_image, to_tensor
 from minipnp.layers import attention_map
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.run import Log
 from minipnp.see import attention, cluster, collect, match, pca, show, spair
 from minipnp.see.injection import FIG_5, Variant, injections
-from minipnp.see.pictures import whole
+from minipnp.see.pictures import Job, whole
 from minipnp.slots import Layer, Part, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE
 
@@ -86,11 +86,21 @@ def test_x_t_of_noise_is_equation_1_and_differs_between_seeds(sd):
     assert not torch.equal(a.x[300], b.x[300])
 
 
+def test_each_noised_file_has_a_noise_of_its_own(sd):
+    """With one noise for all, cells of the same place would look alike in any two pictures."""
+    job, image = Job([], [], [], noise=True, seed=5), to_image(picture(sd))
+    for number in (0, 1):
+        got = job.x_t(sd, image, "a cat", [300], number, Log(quiet=True))
+        expected = collect.noised(sd, to_tensor(image), [300], "a cat", seed=5 + number)
+        assert torch.equal(got.x[300], expected.x[300]) and torch.equal(got.text, expected.text)
+
+
 def test_x_t_of_a_generated_picture_is_met_while_it_is_sampled(sd):
-    seen = collect.generated(sd, "a cat", [751, 251], seed=3, steps=4, scale=1.0)
-    text, x_T = sd.embed("a cat"), sd.noise(*seen.x_0.shape[2:], 3)
+    seen = collect.generated(sd, "a cat", [751, 251], seed=3, steps=4, scale=3.0)
+    text, null, x_T = sd.embed("a cat"), sd.embed(""), sd.noise(*seen.x_0.shape[2:], 3)
     with torch.no_grad():
-        expected = {751: x_T} | dict(sample(lambda x, t: sd.unet(x, t, text), x_T, timesteps(4)))
+        steps = sample(lambda x, t: guided(sd.unet, x, t, text, null, 3.0), x_T, timesteps(4))
+        expected = {751: x_T} | dict(steps)
     assert torch.equal(seen.x_0, expected[0]) and torch.equal(seen.text, text)
     assert seen.x.keys() == {751, 251} and all(torch.equal(seen.x[t], expected[t]) for t in seen.x)
 

@@ -10,12 +10,15 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import relative
+from einops import rearrange
 from torch import nn
+from torch.nn import functional as F
 
 import minipnp.unet as unet_module
-from minipnp.ddim import ALPHA_BAR
+from minipnp.ddim import ALPHA_BAR, guided, sample, timesteps
+from minipnp.guidance import Guidance
 from minipnp.layers import Attention, ResBlock
-from minipnp.pnp import PnP
+from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features, Layer, Part, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE, UNet
 
@@ -56,6 +59,30 @@ def only(attns, *names):
 def test_no_injection_is_bit_identical_to_the_plain_network(run):
     assert torch.equal(run(Features()), run())
     assert torch.equal(run(Features(A={L4: Attn()}, M={L5: Attn()})), run())
+
+
+def test_layers_without_injection_are_the_plain_ones_to_the_bit(golden_unet):
+    """Written out without slots: a block is its skip and its f, attention PyTorch's own fused one."""
+    torch.manual_seed(0)
+    row, h = golden_unet.decoder[4], torch.randn(1, 128, 4, 6)
+    with torch.no_grad():
+        time = golden_unet.time(torch.tensor([501]))
+        out, _ = row.res(h, time)
+        assert torch.equal(out, row.res.skip(h) + row.res.f(h, time))
+        attention, x = row.transformer.self_attn, torch.randn(2, 24, 64)
+        q, k, v = (attention.split(project(x)) for project in (attention.q, attention.k, attention.v))
+        plain = rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
+        assert torch.equal(attention(x)[0], attention.out(plain))
+
+
+def test_an_edit_that_injects_nothing_is_guided_sampling_to_the_bit(golden_unet, inputs):
+    s, levels = PnP(steps=3, tau_f=0.0, tau_A=0.0), timesteps(3)
+    G = Guidance({t: inputs["x"].flip(3) for t in levels}, inputs["x"], inputs["x"], inputs["null"])
+    *_, (_, x) = plug_and_play(golden_unet, G, [inputs["text"]], inputs["null"], s=s)
+    with torch.no_grad():
+        eps = lambda x, t: guided(golden_unet, x, t, inputs["text"], inputs["null"], s.scale)  # noqa: E731
+        *_, (_, plain) = sample(eps, inputs["x"], levels)
+    assert torch.equal(x, plain)
 
 
 @pytest.mark.parametrize("kind", ["f", "q", "k", "v", "A", "M"])

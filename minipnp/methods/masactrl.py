@@ -101,15 +101,15 @@ def mutual(
     A mask is made of the maps of the layers before this one, of their last row: the conditional one in both passes.
     """
 
-    def mask(M: Mapping[Layer, Attn], positions: Sequence[int]) -> Tensor:
-        word = word_map(M, positions, *cells(latent, s.mask_share))[-1:]
+    def mask(maps: Mapping[Layer, Attn], positions: Sequence[int]) -> Tensor:
+        word = word_map(maps, positions, *cells(latent, s.mask_share))[-1:]
         return foreground(word, cells(latent, share(layer)), s.threshold)
 
     k, v = source.A[layer].k, source.A[layer].v
-    M_s, M = ({before: a for before, a in maps.items() if before < layer} for maps in (source.M, target.M))
-    if words is None or not M:
+    maps_s, maps = ({before: a for before, a in M.items() if before < layer} for M in (source.M, target.M))
+    if words is None or not maps:
         return Attn(k=k, v=v)
-    return Attn(k=k, v=v, mask=same_side(mask(M, words[1]), mask(M_s, words[0])))  # Eq. (6) to (8)
+    return Attn(k=k, v=v, mask=same_side(mask(maps, words[1]), mask(maps_s, words[0])))  # Eq. (6) to (8)
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ at every step the predicted noise e descends two losses,
     L_KL: the divergence of N(mean of e, variance of e) from N(0, 1)
 
 which costs some of the reconstruction. It is the first half of pix2pix-zero; any method that reads a `Guidance` can
-start from it. Where the authors' code does something else than the paper, it is the option `authors`.
+start from it. Where the authors' code differs from the paper, that is the option `authors`; of the gain its 1 is the
+default.
 """
 
 import math
