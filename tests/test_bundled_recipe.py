@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,7 @@ from collections import Counter
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -436,6 +438,24 @@ def test_an_unfinished_network_is_not_taken_for_an_exported_one(exported, data, 
     train_vae.main([*argv, "--samples", "8", "--minutes", "0"])
     with pytest.raises(InputError, match="vae.pt is not finished: leave out --from"):
         train_vae.main([*argv, "--from", str(exported)])
+
+
+def test_accuracies_are_shares_of_those_on_real_icons_held_back():
+    """Style is judged by icons of new concepts, a concept by those of the new style, the background by both."""
+
+    def row(style, concept, colour):
+        return {"style": style, "concept": concept, "colour": colour, "iou": 0.5}
+
+    records = {
+        "real/known/0": row(0.5, 0.8, 1.0), "real/concept/0": row(0.4, 0.0, 0.9), "real/style/0": row(0.0, 0.6, 0.7),
+        "sample/0": row(0.2, 0.3, 0.4), "vae/0": {"psnr": 30.0},
+    }  # fmt: skip
+    text = evaluate.table(records, [{"psnr": 50.0}], SimpleNamespace(steps=50, scale=3.0), "x")
+    shares = re.findall(r"^\| (\w+) recognised .*\| ([\d.]+) \(([\d.]+)\) \|", text, re.MULTILINE)
+    expected = {"style": (0.2 / 0.4, 0.2 / 0.5), "concept": (0.3 / 0.6, 0.3 / 0.8), "colour": (0.4 / 0.8, 0.4 / 1.0)}
+    assert {aspect for aspect, *_ in shares} == set(expected)
+    for aspect, *measured in shares:
+        assert tuple(map(float, measured)) == pytest.approx(expected[aspect], abs=1e-3)  # three digits are shown
 
 
 def test_the_evaluation_measures_everything_once(exported, data, tmp_path, monkeypatch, capsys):

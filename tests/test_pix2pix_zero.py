@@ -287,7 +287,7 @@ def test_the_gradient_in_half_precision(golden_unet, d):
             M_ref = cross_maps(unet, G.latents[501], 501, d["embed.source"])
         x, text = G.latents[401], d["embed.source"] + d["edit.direction"]
         grads.append(map_gradient(unet, x, 501, text, M_ref))
-    assert grads[1].dtype == torch.float32 and relative(*grads[::-1]) <= 0.05
+    assert grads[1].dtype == torch.float32 and relative(*grads[::-1]) <= 0.02  # measured: 0.006
 
 
 # ---- Sec. 3.2: directions ----
