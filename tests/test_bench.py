@@ -110,6 +110,15 @@ def test_text_keys_and_values_are_saved_in_every_step():
     assert counted[KEPT] - counted[TEXT_ONCE] == pytest.approx(50 * each / 1e12)
 
 
+def test_start_up_can_be_measured_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "start_up", lambda *args: {"ready for the first step": 1.5})
+    monkeypatch.setattr(bench, "whole_peaks", lambda *args: {"--low-memory": 2.5})
+    assert main(["--smoke", "--device=cpu", "--start-up", f"--out={tmp_path}"]) == 0
+    out, result = capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
+    assert "| ready for the first step | 1.50 |" in out and "| --low-memory | 2.50 |" in out
+    assert result["sizes"] == [] and [file.name for file in tmp_path.iterdir()] == ["bench.json"]
+
+
 def test_bad_options_are_refused(capsys):
     for option in ("--rounds=0", "--sizes=100"):
         with pytest.raises(SystemExit):

@@ -653,6 +653,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     parser.add_argument("--compile", metavar="BACKEND", help="compiled ways too: inductor")
+    parser.add_argument("--start-up", action="store_true", help="only start-up, and the peak of a whole translation")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     args = parser.parse_args(argv)
     if args.rounds < 1 or any(pixels < 64 or pixels % 64 for pixels in args.sizes or ()):
@@ -660,7 +661,7 @@ def main(argv: list[str] | None = None) -> int:
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     config, rounds = (SMALL, 1) if args.smoke else (UNetConfig(), args.rounds)
-    sizes = args.sizes or ([64] if args.smoke else [256, 512])
+    sizes = [] if args.start_up else args.sizes or ([64] if args.smoke else [256, 512])
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     counts, rate = work(), matrix_rate(device, dtype)
@@ -695,7 +696,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n| a whole translation in {steps} steps at the model's size, weights included | peak, GB |\n|---|---:|")
     print(*(f"| {what} | {gb:.2f} |" for what, gb in result["whole_peak_gb"].items()), sep="\n")
     print("\nEvaluations: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
-    print(f"{args.out / 'bench.json'}\n{args.out / 'bench.png'}")
+    print(args.out / "bench.json", *([args.out / "bench.png"] if sizes else []), sep="\n")
     return 0
 
 
