@@ -37,7 +37,7 @@ test: .venv/.test ## the quick tests (minutes)
 test-full: .venv/.test ## all tests
 	@$(PY) -m pytest -m ""
 
-bench: .venv/.test ## time an edit, the authors' way and ours, side by side (half an hour without a GPU)
+bench: .venv/.test ## time an edit, the authors' way and ours, side by side (three quarters of an hour without a GPU)
 	@$(PY) -m tools.bench
 
 bench-smoke: .venv/.test ## the same code on a small network
