@@ -22,14 +22,7 @@ from minipnp.known_words import FILE, KnownWords
 from minipnp.loading import pick_device, pick_dtype
 from minipnp.low_memory import LowMemory
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import (
-    check_sides,
-    draw,
-    guidance_from_picture,
-    guidance_from_prompt,
-    levels_from_noise,
-    reconstruct,
-)
+from minipnp.pipeline import check_noise, check_sides, draw, guidance_from_picture, guidance_from_prompt, reconstruct
 from minipnp.pnp import PnP
 from minipnp.run import Log, Settings, check_out, check_writable, default, picture_of, record, save
 
@@ -123,7 +116,7 @@ def plan(given: dict, log: Log) -> Job:
     negative = given.get("negative", source if s.source_is_negative else None)
     refuse_unused(given, generated, s, negative)
     if generated or s.random_start is not None:
-        levels_from_noise(s.pnp.steps)
+        check_noise(s.pnp.steps)
     if "seed" in given and not generated and not s.vae_sampled:
         log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
 
@@ -155,7 +148,7 @@ def plan_from_file(path: Path, given: dict) -> Job:
     negative = given.get("negative")
     refuse_alpha(given, s, negative)
     if s.random_start is not None:
-        levels_from_noise(s.pnp.steps)
+        check_noise(s.pnp.steps)
     out = where(given, stem(path), many=len(given["prompt"]) > 1)
     return Job(s, like, [], False, given["prompt"], None, negative, given.get("reconstruct", False), out, path, made)
 
@@ -319,7 +312,7 @@ def sample(given: dict, argv: list[str]) -> int:
     out = where(given, slug(prompts[0]), many=len(prompts) > 1)
     chosen = suited(given) | given
     how = {name: chosen.get(name, default) for name, default in DEFAULTS["sample"].items()}
-    levels_from_noise(how["steps"])
+    check_noise(how["steps"])
     with log.warnings_as_notes():
         sd, model = load(given, log)
         sd.tokenizer(*prompts, how["negative"] or "")

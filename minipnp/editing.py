@@ -27,7 +27,7 @@ from minipnp.methods.pix2pix_zero import Pix2PixZero, pix2pix_zero
 from minipnp.methods.regularised import Regularisation, regularised_inversion
 from minipnp.methods.sdedit import SDEdit, sdedit
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import keeps_features, levels_from_noise, place_for
+from minipnp.pipeline import keeps_features, place_for, start
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.words import positions, words_of
 
@@ -61,9 +61,7 @@ class Original:
         """The original's denoising: inverted under the empty prompt or the source's text, or generated from that."""
         key = steps, by_source and not self.generated
         if key not in self._made and self.generated:
-            levels_from_noise(steps)
-            height, width = (side // self.sd.vae.config.factor for side in self._size or (self.sd.size, self.sd.size))
-            x_T = self.sd.noise(height, width, self.seed)
+            x_T = start(self.sd, *(self._size or (self.sd.size, self.sd.size)), self.seed, steps)
             args = self.sd.unet, x_T, self.text, self.null, steps, self.source_scale
             self._made[key] = guidance_from_text(*args, progress=self.progress)
         elif key not in self._made:

@@ -49,8 +49,7 @@ def guidance_from_prompt(
     height: int | None = None, width: int | None = None, progress: Progress = silent,
 ) -> Guidance:  # fmt: skip
     """A generated guidance picture: no inversion is needed. height, width: pixels, by default sd.size."""
-    levels_from_noise(edit_steps)
-    x_T = start(sd, height or sd.size, width or sd.size, seed)
+    x_T = start(sd, height or sd.size, width or sd.size, seed, edit_steps)
     return guidance_from_text(sd.unet, x_T, sd.embed(prompt), sd.embed(""), edit_steps, scale, both, progress)
 
 
@@ -61,7 +60,7 @@ def translate(
 ) -> Tensor:  # fmt: skip
     """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]. random_start: a seed for x_T (ablation)."""
     if random_start is not None:
-        levels_from_noise(settings.steps)
+        check_noise(settings.steps)
     x_T = None if random_start is None else sd.noise(*G.x_T.shape[2:], random_start)
     texts, against = [sd.embed(prompt) for prompt in prompts], None if negative is None else sd.embed(negative)
     steps = plug_and_play(sd.unet, G, texts, sd.embed(""), against, settings, x_T)
@@ -84,24 +83,24 @@ def draw(
     height: int | None = None, width: int | None = None, progress: Progress = silent,
 ) -> Tensor:  # fmt: skip
     """A picture from text alone: [1, 3, H, W], about [−1, 1]."""
-    levels, x_T = levels_from_noise(steps), start(sd, height or sd.size, width or sd.size, seed)
+    x_T = start(sd, height or sd.size, width or sd.size, seed, steps)
     text, null = sd.embed(prompt), sd.embed(negative or "")
-    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x_T, levels)
+    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x_T, timesteps(steps))
     *_, (_, x_0) = progress(denoising, steps, "sampling")
     return sd.decode(x_0)
 
 
-def levels_from_noise(steps: int) -> list[int]:
-    """`timesteps(steps)`, for a sampling that begins with pure noise. InputError: these begin far below that."""
-    levels = timesteps(steps)
-    if steps > 100 and levels[0] < 900:  # fewer steps end coarsely in any case
-        raise InputError(f"{steps} steps begin at t = {levels[0]}, not at pure noise: give 100, 200, 250, 500 or 999")
-    return levels
+def check_noise(steps: int) -> None:
+    """InputError: a sampling in so many steps cannot begin with pure noise, for its first level is far below that."""
+    first = timesteps(steps)[0]
+    if steps > 100 and first < 900:  # up to 9 steps begin lower too, and are coarse in any case
+        raise InputError(f"{steps} steps begin at t = {first}, not at pure noise: give 100, 200, 250, 500 or 999")
 
 
-def start(sd: StableDiffusion, height: int, width: int, seed: int) -> Tensor:
-    """x_T ~ N(0, 1) for a picture of this size in pixels."""
+def start(sd: StableDiffusion, height: int, width: int, seed: int, steps: int) -> Tensor:
+    """x_T ~ N(0, 1) for a picture of this size in pixels, to be sampled in so many steps."""
     check_sides(sd, height, width)
+    check_noise(steps)
     return sd.noise(height // sd.vae.config.factor, width // sd.vae.config.factor, seed)
 
 

@@ -11,7 +11,7 @@ from minipnp.ddim import timesteps
 from minipnp.edit_commands import as_table
 from minipnp.errors import InputError
 from minipnp.images import find_images, fit, read_image, to_image, to_tensor
-from minipnp.pipeline import check_sides, guidance_from_picture, levels_from_noise
+from minipnp.pipeline import check_noise, check_sides, guidance_from_picture
 from minipnp.run import Log, Settings, decoder_layers, record, save
 from minipnp.see import attention, cluster, collect, figures, match, show, spair
 from minipnp.see.injection import FIG_5, every, injections
@@ -243,7 +243,7 @@ def injection(given: dict, argv: list[str]) -> int:
     path, negative, seed = find_images(names[0])[0], given.get("negative"), given.get("seed", 1)
     own = ("steps", "tau_f", "tau_A", "scale", "size", "square", "inversion_steps", "inversion_at", "fixed_point")
     s = Settings().with_options(suited(given) | {name: given[name] for name in own if name in given})
-    levels_from_noise(s.pnp.steps)
+    check_noise(s.pnp.steps)
     guidance = read_image(path)
     out = where(given, stem(path) + "-injection", many=False)
     with log.warnings_as_notes():

@@ -150,33 +150,31 @@ def f_computed_where_it_is_injected(case: Case) -> Iterator[None]:
 
 @contextlib.contextmanager
 def upsampling_as_it_is_written(case: Case) -> Iterator[None]:
-    ups = upsamplings(case.unet)
-    folded = [up.quarters for up in ups]
-    for up in ups:
-        up.quarters = None
-    yield
-    for up, quarters in zip(ups, folded, strict=True):
-        up.quarters = quarters
+    with with_quarters(case.unet, [None] * len(upsamplings(case.unet))):
+        yield
 
 
 # The other way about: savings that minipnp does not have, put in.
 
 
 @contextlib.contextmanager
-def with_quarters(unet: UNet, quarters: list[Tensor]) -> Iterator[None]:
-    for up, folded in zip(upsamplings(unet), quarters, strict=True):
+def with_quarters(unet: UNet, quarters: list[Tensor | None]) -> Iterator[None]:
+    """The upsamplings folded so; None: as they are written."""
+    ups = upsamplings(unet)
+    before = [up.quarters for up in ups]
+    for up, folded in zip(ups, quarters, strict=True):
         up.quarters = folded
     yield
-    for up in upsamplings(unet):
-        up.quarters = None
+    for up, folded in zip(ups, before, strict=True):
+        up.quarters = folded
 
 
 def folded_once(unet: UNet) -> list[Tensor]:
     """The weights that folding gives, which is done once, when loading; the network stays as it is."""
+    quarters = []
     for up in upsamplings(unet):
         up.fold()
-    quarters = [up.quarters for up in upsamplings(unet)]
-    for up in upsamplings(unet):
+        quarters.append(up.quarters)
         up.quarters = None
     return quarters
 
@@ -341,15 +339,13 @@ def measure(config: UNetConfig, side: int, rounds: int, device, dtype, backend: 
     null, text = (torch.randn(1, 77, config.context).to(device, dtype) for _ in range(2))
     latents = {t: noise(x_0, torch.randn(1, 4, side, side).to(device), t) for t in timesteps(SHORT.steps)}
     case = Case(unet, Guidance(latents, x_T, x_0, null), text, null)
-    theirs = {name: like(unet).to(device) for name in (OWN, "diffusers")}
-    networks = {"minipnp": unet, "diffusers": theirs.pop("diffusers")}
-    compiled = None
+    networks, theirs = {"minipnp": unet, "diffusers": like(unet).to(device)}, {OWN: Authors(like(unet).to(device))}
     if backend:
-        compiled = networks["minipnp, compiled"] = _compiled(unet, backend)
-        for name, group in ((OWN_COMPILED, theirs), ("diffusers, compiled", networks)):
-            group[name] = like(unet).to(device)
-            group[name].compile(backend=backend, dynamic=False)
-    made = ways(case, {name: Authors(network) for name, network in theirs.items()}, compiled)
+        networks |= {"minipnp, compiled": _compiled(unet, backend), "diffusers, compiled": like(unet).to(device)}
+        theirs[OWN_COMPILED] = Authors(like(unet).to(device))
+        for network in (networks["diffusers, compiled"], theirs[OWN_COMPILED].unet):
+            network.compile(backend=backend, dynamic=False)
+    made = ways(case, theirs, networks.get("minipnp, compiled"))
     one = {
         name: lambda network=network: iter([network(x_0.to(dtype), 501, null)]) for name, network in networks.items()
     }
@@ -605,17 +601,12 @@ def table(size: dict) -> str:
 def whole(size: dict, counts: dict[str, int]) -> str:
     """A translation from the picture to the latent, from the measured parts and the exact counts."""
     edit, one = size["edit"], size["evaluation"]
-    theirs = {
-        "first prompt": (AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION) * one["diffusers"] + edit[OWN],
-        "a further prompt": edit[OWN],
-    }
+    first = (AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION) * one["diffusers"] + edit[OWN]
+    theirs = {"first prompt": first, "first prompt with `--inversion-at current`": first, "a further prompt": edit[OWN]}
     lines = ["| a picture's | the authors' way | minipnp | ratio |", "|---|---:|---:|---:|"]
-    for name in counts:
-        who, prompt = name.split(", ")
-        if who == "minipnp":
-            own = next(seconds for start, seconds in theirs.items() if prompt.startswith(start))
-            seconds = (counts[name] - 2 * EDIT.steps) * one["minipnp"] + edit[KEPT]
-            lines.append(f"| {prompt} | {minutes(own)} | {minutes(seconds)} | {own / seconds:.3g} |")
+    for prompt, own in theirs.items():
+        seconds = (counts[f"minipnp, {prompt}"] - 2 * EDIT.steps) * one["minipnp"] + edit[KEPT]
+        lines.append(f"| {prompt} | {minutes(own)} | {minutes(seconds)} | {own / seconds:.3g} |")
     return "\n".join(lines)
 
 

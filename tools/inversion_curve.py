@@ -96,19 +96,18 @@ def plot(values: dict[Setting, dict[str, dict[str, float]]], path: Path) -> None
     marks = dict(zip(FORMS, "osXv^D", strict=True))
     figure, axes = plt.subplots(1, len(AXES), figsize=(13, 4.6))
     for ax, (name, label) in zip(axes, AXES.items(), strict=True):
+        base = {} if name == "psnr" else values[YARDSTICK][name]  # what the others are shown less
         for form in FORMS:
             there = [(evaluations(settings()[s]), s, values[s][name]) for s in values if s[0] == form]
-            if name != "psnr":
-                there = [row for row in there if row[1] != YARDSTICK]
+            there = [row for row in there if not base or row[1] != YARDSTICK]
             if not there:
                 continue
             cost, _, of = zip(*sorted(there, key=lambda row: row[1]), strict=True)  # by steps
-            less = {} if name == "psnr" else values[YARDSTICK][name]
-            points = [report.interval([(key, x - less.get(key, 0.0)) for key, x in each.items()]) for each in of]
+            points = [report.interval([(key, x - base.get(key, 0.0)) for key, x in each.items()]) for each in of]
             y, ends = [p.mean for p in points], [[p.mean - p.low for p in points], [p.high - p.mean for p in points]]
             how = dict(marker=marks[form], color=colours[form], label=form, markersize=5, linewidth=1.4)
             ax.errorbar(cost, y, ends, elinewidth=0.8, **how)
-        if name != "psnr":
+        if base:
             ax.axhline(0, color="black", linewidth=0.8)
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(FixedLocator([20, 50, 100, 250, 500, 1000]))

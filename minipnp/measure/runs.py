@@ -19,7 +19,7 @@ from minipnp.editing import METHODS, Original, edit
 from minipnp.guidance import Progress, silent
 from minipnp.measure.benchmarks import Pair
 from minipnp.methods.sdedit import STRENGTHS
-from minipnp.pipeline import levels_from_noise
+from minipnp.pipeline import check_noise
 from minipnp.pnp import PnP, plug_and_play
 
 
@@ -101,7 +101,7 @@ def run_method(
     if not r.random_start:
         return edit(r.method, o, pair.prompt, options=options, progress=progress)
     s = replace(PnP(), steps=options.pop("steps", PnP().steps), **options)
-    levels_from_noise(s.steps)
+    check_noise(s.steps)
     G = o.guidance(s.steps)
     x_T = o.sd.noise(*G.x_T.shape[2:], (o.seed + 1) % 2**64)  # the guidance may be of `seed` itself
     with torch.no_grad():

@@ -71,15 +71,20 @@ def save_direction(path: Path | str, delta: Tensor, source: str, target: str, n:
     about = {"source": source, "target": target, "sentences": str(n), "width": str(delta.shape[-1])}
     delta = delta.float().cpu().contiguous()
     if os.path.lexists(path):
-        try:
-            there, of = load_direction(path, delta.shape[-1])
-        except InputError:
-            there, of = delta, None
-        if of != about or not torch.equal(there, delta):
+        if not _holds(path, delta, about):
             raise InputError(f"{path}: something else is there already; give another name for the direction")
         return
     with atomic(path) as temporary:
         temporary.write_bytes(save({"direction": delta}, about))
+
+
+def _holds(path: Path | str, delta: Tensor, about: dict[str, str]) -> bool:
+    """Not by the bytes of the file, in which the order of `about` is no one's choice."""
+    try:
+        there, of = load_direction(path, delta.shape[-1])
+    except InputError:
+        return False
+    return of == about and torch.equal(there, delta)
 
 
 def load_direction(path: Path | str, width: int) -> tuple[Tensor, dict[str, str]]:

@@ -19,7 +19,7 @@ from minipnp.errors import InputError
 from minipnp.guidance import Inversion, Progress, silent
 from minipnp.methods.common import layers_at, usual_share
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import check_sides, levels_from_noise, start
+from minipnp.pipeline import check_sides, start
 from minipnp.slots import Layer, Part, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE
 
@@ -72,9 +72,8 @@ def generated(
 
     size: pixels, by default sd.size. InputError: a t that sampling in so many steps does not meet.
     """
-    levels_from_noise(steps)
     down, side = levels(ts, steps), size or sd.size
-    text, null, x = sd.embed(prompt), sd.embed(""), start(sd, side, side, seed)
+    text, null, x = sd.embed(prompt), sd.embed(""), start(sd, side, side, seed, steps)
     met = {down[0]: x}
     denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x, down)
     met |= progress(denoising, steps, "sampling")
