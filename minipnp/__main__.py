@@ -1,5 +1,5 @@
 import sys
 
-from minipnp.cli import main
+from minipnp.app.cli import main
 
 sys.exit(main())

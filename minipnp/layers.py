@@ -55,6 +55,7 @@ class Attention(nn.Module):
         self.k = nn.Linear(context, width, bias=False)
         self.v = nn.Linear(context, width, bias=False)
         self.out = nn.Linear(width, width)
+        self.attend = attend  # machine/ puts a faster form of the same function here
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, inject: Attn | None = None, tap_map=False, stop_at_qk=False
@@ -83,7 +84,7 @@ class Attention(nn.Module):
             h = repeated(A, n) @ repeated(v, n)
         else:
             # A tapped map stands beside the fused kernel, not in its place: a tap does not change the output by a bit.
-            h = attend(q, k, v, slot.mask)
+            h = self.attend(q, k, v, slot.mask)
         return self.out(rearrange(h, "b heads n d -> b n (heads d)")), Attn(q=q, k=k, v=v, map=A)
 
     def split(self, x: Tensor) -> Tensor:
@@ -100,13 +101,7 @@ def attention_map(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q·kᵀ/√d)·v by a fused kernel: [n, heads, queries, d], each argument of n rows or of one for all."""
-    n, d = max(len(q), len(k), len(v)), v.shape[-1]
-    if len(q) == len(k) == 1 < n and mask is None and n * d <= 256:  # 256: the kernels' largest head
-        # One softmax for all branches, whose v lie side by side as one wide head. The kernels want q and k as wide as
-        # that: zeros change no product.
-        q, k = (F.pad(x, (0, (n - 1) * d)) for x in (q, k))
-        h = F.scaled_dot_product_attention(q, k, rearrange(v, "n heads m d -> 1 heads m (n d)"), scale=d**-0.5)
-        return rearrange(h, "1 heads m (n d) -> n heads m d", n=n)
+    n = max(len(q), len(k), len(v))
     return F.scaled_dot_product_attention(repeated(q, n), repeated(k, n), repeated(v, n), attn_mask=mask)
 
 
@@ -162,31 +157,14 @@ class Transformer(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution: nearest neighbour, then a convolution.
-
-    Of the nine cells that a new cell sees, some are copies of one old cell: only 2 × 2 are different. Which of the nine
-    fall together depends on the new cell's place on its old one (a: lower half, b: right half). So the whole is four
-    convolutions of the old cells, 2 × 2 each, with 4/9 of the products.
-    """
+    """Twice the resolution: nearest neighbour, then a convolution."""
 
     def __init__(self, c: int):
         super().__init__()
         self.conv = nn.Conv2d(c, c, kernel_size=3, padding=1)
-        self.register_buffer("quarters", None, persistent=False)  # [a, b, C, C, 2, 2], made by `fold`
-
-    def fold(self) -> None:
-        """Sums the weights, in float32, once they are there. Without it the convolution is done as it is written."""
-        merge = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=self.conv.weight.device)
-        w = torch.einsum("aip, bjq, ocpq -> abocij", merge, merge, self.conv.weight.float())
-        self.quarters = w.to(self.conv.weight.dtype).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.quarters is None:
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        (H, W), x = x.shape[2:], F.pad(x, (1, 1, 1, 1))
-        w, bias = self.quarters, self.conv.bias
-        y = [[F.conv2d(x[:, :, a : a + H + 1, b : b + W + 1], w[a, b], bias) for b in (0, 1)] for a in (0, 1)]
-        return rearrange([y[0][0], y[0][1], y[1][0], y[1][1]], "(a b) n c h w -> n c (h a) (w b)", a=2)
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class TimeEmbedding(nn.Module):

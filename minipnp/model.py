@@ -1,11 +1,13 @@
 """A loaded model: the three networks and the tokenizer, and the way between words, pictures and what ε_θ works on."""
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from minipnp.slots import Features
 from minipnp.text import TextEncoder
 from minipnp.tokenizer import Tokenizer
 from minipnp.unet import UNet
@@ -57,6 +59,10 @@ class StableDiffusion:
     def decode(self, x0: Tensor) -> Tensor:
         """x_0 [n, 4, h, w] → pictures [n, 3, H, W], about [−1, 1], float32 on the CPU. Decoded one at a time."""
         return torch.cat([self.vae.decode(x0[i : i + 1]) for i in range(len(x0))]).cpu()
+
+    def keeper(self, levels: int) -> MutableMapping[int, Features]:
+        """A place for the features of so many levels, which the edit reads; here a dictionary."""
+        return {}
 
     def noise(self, height: int, width: int, seed: int) -> Tensor:
         """Unit noise [1, 4, height, width] (in cells), the same on every device."""

@@ -11,8 +11,6 @@ from torch import Tensor
 from minipnp.ddim import guided, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
-from minipnp.kept import Kept
-from minipnp.low_memory import LowMemory
 from minipnp.model import StableDiffusion
 from minipnp.pnp import PnP, plug_and_play
 
@@ -20,11 +18,6 @@ from minipnp.pnp import PnP, plug_and_play
 def keeps_features(how: Inversion, edit_steps: int) -> bool:
     """Whether the passes that are made for the guidance are those that the edit needs, or as good, so it makes none."""
     return how.at != "next" or bool(how.schedule(edit_steps)[1])
-
-
-def place_for(sd: StableDiffusion, levels: int) -> Kept:
-    """For the features of so many levels: with --low-memory not on the device, beside the network."""
-    return Kept(sd.device, levels, beside=not isinstance(sd, LowMemory))
 
 
 @torch.no_grad()
@@ -40,7 +33,7 @@ def guidance_from_picture(
     check_sides(sd, *picture.shape[2:])
     taps = keep.taps() if keep else {}
     x_0, null = sd.encode(picture, vae_seed), sd.embed("")
-    return guidance_from_latent(sd.unet, x_0, null, edit_steps, how, progress, taps, place_for(sd, len(taps)))
+    return guidance_from_latent(sd.unet, x_0, null, edit_steps, how, progress, taps, sd.keeper(len(taps)))
 
 
 @torch.no_grad()

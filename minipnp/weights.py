@@ -1,4 +1,4 @@
-"""Published weights → the three networks. All names of tensors are here; files are opened in loading.py.
+"""Published weights → the three networks. All names of tensors are here.
 
 Loading is strict: every tensor of a network is in the file with its exact shape, and the file has no other of that
 network, but for the exceptions named below. The networks are built without storage (on the meta device) and take their
@@ -8,10 +8,11 @@ tensors from the memory-mapped file: those of the wanted dtype without a copy, t
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minipnp.config import TextConfig, UNetConfig, VAEConfig
@@ -19,9 +20,6 @@ from minipnp.errors import InputError
 from minipnp.text import TextEncoder
 from minipnp.unet import UNet
 from minipnp.vae import VAE
-
-if TYPE_CHECKING:
-    from minipnp.loading import TensorFile
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Names. A layout is a table of substitutions from this project's names to published ones, applied in order.
@@ -116,6 +114,17 @@ TEXT: Rules = [
 ]  # fmt: skip
 
 
+class Tensors(Protocol):
+    """A file of weights: path; header: by name, the shape and the dtype (in safetensors' terms) of each tensor."""
+
+    path: Path
+    header: dict[str, dict]
+
+    def names(self) -> set[str]: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Network:
     """One of the three networks: how it is built, where its tensors may stand, what may stand beside them."""
@@ -165,7 +174,7 @@ def published_name(name: str, rules: Rules) -> str:
     return name
 
 
-def locate(network: Network, file: "TensorFile", names: list[str]) -> dict[str, str]:
+def locate(network: Network, file: Tensors, names: list[str]) -> dict[str, str]:
     """This project's names of a network's tensors → theirs in this file. InputError, unless exactly they are there."""
     there = file.names()
     layouts = []
@@ -180,13 +189,13 @@ def locate(network: Network, file: "TensorFile", names: list[str]) -> dict[str, 
     if len(missing) == len(names):
         raise InputError(f"{file.path}: there is no {network.name} in it; {network.remedy}")
     if missing:
-        raise InputError(f"{file.path}: {len(missing)} tensors of its {network.name} are missing: {some(missing)}")
+        raise InputError(f"{file.path}: {len(missing)} tensors of its {network.name} are missing: {listed(missing)}")
     if unexpected:
-        raise InputError(f"{file.path}: no SD-1.x {network.name}, it has {len(unexpected)} more: {some(unexpected)}")
+        raise InputError(f"{file.path}: no SD-1.x {network.name}, it has {len(unexpected)} more: {listed(unexpected)}")
     return published
 
 
-def some(names: set[str]) -> str:
+def listed(names: set[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
 
 
@@ -197,7 +206,7 @@ class _NoInit(TorchFunctionMode):
         return None if getattr(function, "__module__", "") == nn.init.__name__ else function(*args, **kwargs or {})
 
 
-def prepare(network: Network, file: "TensorFile", config: object, ema: bool | None) -> tuple[nn.Module, dict[str, str]]:
+def prepare(network: Network, file: Tensors, config: object, ema: bool | None) -> tuple[nn.Module, dict[str, str]]:
     """The network without storage, and where its tensors are: names, shapes and types all fit."""
     if network is UNET:
         prefixes = "model.diffusion_model.", "model_ema.diffusion_model"
@@ -222,7 +231,7 @@ def prepare(network: Network, file: "TensorFile", config: object, ema: bool | No
 
 
 def fill(
-    module: nn.Module, file: "TensorFile", published: dict[str, str], device: torch.device, dtype: torch.dtype
+    module: nn.Module, file: Tensors, published: dict[str, str], device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
     weights = {}
     for name, empty in module.state_dict().items():
@@ -235,7 +244,7 @@ def fill(
 
 
 def load_network(
-    network: Network, file: "TensorFile", config: object, device: torch.device, dtype: torch.dtype, ema=None
+    network: Network, file: Tensors, config: object, device: torch.device, dtype: torch.dtype, ema=None
 ) -> nn.Module:
     """The network with this file's weights, frozen. Raises InputError unless names and shapes agree.
 

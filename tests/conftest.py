@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from minipnp.config import UNetConfig
-from minipnp.loading import TensorFile
+from minipnp.files.configs import read_config
+from minipnp.files.tensors import TensorFile
 from minipnp.unet import UNet
 from minipnp.weights import UNET, load_network
 
@@ -28,7 +29,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.fixture(scope="session")
 def golden_unet() -> UNet:
     """The random network under which the authors' own code computed the vectors in tests/data/golden."""
-    config = UNetConfig.read(GOLDEN / "config.json")
+    config = read_config(UNetConfig, GOLDEN / "config.json")
     return load_network(UNET, TensorFile(GOLDEN / "unet_tiny.safetensors"), config, torch.device("cpu"), torch.float32)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from minipnp.slots import Attn, Features
 from minipnp.unet import ATTENTIONS, UNet
-from tools.compare import PER_LAYER, counterparts, difference
-from tools.reference import PUBLISHED, like
+from tools.verify.compare import PER_LAYER, counterparts, difference
+from tools.verify.reference import PUBLISHED, like
 
 SD15 = Path(__file__).parent / "data" / "sd15"  # the config.json files that SD-1.5 is published with
 

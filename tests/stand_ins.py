@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minipnp.config import TextConfig, UNetConfig, VAEConfig
 from minipnp.errors import InputError
-from minipnp.loading import load_networks
+from minipnp.files.loading import load_networks
 from minipnp.model import Source
 from minipnp.weights import (
     AUTOENCODER,

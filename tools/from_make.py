@@ -54,11 +54,11 @@ def main() -> int:
         print(f"minipnp: {error}", file=sys.stderr)
         return 2
     if argv[0] == "verify":
-        from tools.verify import main as program
+        from tools.verify.verify import main as program
 
         argv = argv[1:]
     else:
-        from minipnp.cli import main as program
+        from minipnp.app.cli import main as program
     return program(argv)
 
 

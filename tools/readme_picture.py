@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import minipnp
-from minipnp.hub import WEIGHTS
-from minipnp.images import fit, read_image, side_by_side, to_image, to_tensor
-from minipnp.known_words import KnownWords
+from minipnp.files.hub import WEIGHTS
+from minipnp.files.images import fit, read_image, to_image, to_tensor
+from minipnp.files.known_words import KnownWords
+from minipnp.see.sheet import side_by_side
 
 PAIRS = {
     "house-fluent-emoji-high-contrast": "a glossy icon of a house on a teal background",

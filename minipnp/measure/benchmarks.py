@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from minipnp import hub
 from minipnp.errors import InputError
+from minipnp.files import hub
 
 PIE_KINDS = (
     "random", "change object", "add object", "delete object", "change content", "change pose", "change colour",
@@ -78,15 +78,15 @@ class Benchmark:
         return groups
 
     def some(self, n: int | None) -> "Benchmark":
-        return Benchmark(self.name, self.layout, some(self.pairs, n), self.bad)
+        return Benchmark(self.name, self.layout, drawn_evenly(self.pairs, n), self.bad)
 
 
-def some(rows: list, n: int | None) -> list:
+def drawn_evenly(rows: list, n: int | None) -> list:
     """n rows in their order, drawn so that n of them are among any larger number; None: all."""
     return rows if n is None else [rows[i] for i in sorted(np.random.default_rng(0).permutation(len(rows))[:n])]
 
 
-def read(what: str) -> Benchmark:
+def read_benchmark(what: str) -> Benchmark:
     """what: "bundled", or a folder or file in one of the layouts above. InputError: there is nothing of the kind."""
     path = hub.WEIGHTS / "bundled" / "benchmark" if what == "bundled" else Path(what).expanduser().absolute()
     if not path.exists():

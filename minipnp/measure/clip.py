@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipnp.images import to_image
-from minipnp.measure.published import CLIP, find
+from minipnp.files.images import to_image
+from minipnp.measure.published import CLIP, find_published
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Clip:
         return bool(to_target > to_source)
 
 
-def load(folder: Path | None = None, device: torch.device | str = "cpu") -> Clip:
+def load_clip(folder: Path | None = None, device: torch.device | str = "cpu") -> Clip:
     """InputError: the weights are not in the folder, or cannot be fetched."""
-    path = find(CLIP, folder)
+    path = find_published(CLIP, folder)
     import open_clip
 
     # quickgelu: x·σ(1.702x), which OpenAI's weights were trained with

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipnp.measure.published import DINO, find
+from minipnp.measure.published import DINO, find_published
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
 
 
-def load(folder: Path | None = None, device: torch.device | str = "cpu") -> torch.nn.Module:
+def load_dino(folder: Path | None = None, device: torch.device | str = "cpu") -> torch.nn.Module:
     """InputError: the weights are not in the folder, or cannot be fetched."""
-    path = find(DINO, folder)
+    path = find_published(DINO, folder)
     import timm
 
     model = timm.create_model("vit_base_patch8_224.dino", pretrained=False, checkpoint_path=str(path))

@@ -13,27 +13,41 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
-from minipnp import hub
-from minipnp.cli import explain
 from minipnp.ddim import timesteps
-from minipnp.editing import SOURCE_SCALE, Original
-from minipnp.errors import InputError
+from minipnp.errors import InputError, explain
+from minipnp.files import hub
+from minipnp.files.images import fit, psnr, read_image, to_image, to_tensor, write_png
 from minipnp.guidance import Inversion
-from minipnp.images import fit, psnr, read_image, to_image, to_tensor, write_png
 from minipnp.measure import records
 from minipnp.measure.benchmarks import Benchmark, Pair
 from minipnp.measure.metrics import Case, Metrics
 from minipnp.measure.runs import RUNS, run_method, seed_of
 from minipnp.measure.ssim import ssim
+from minipnp.methods.original import SOURCE_SCALE, Original
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import reconstruct
-from minipnp.run import Log
 
 RECONSTRUCTION = "reconstruction"  # what the inversion lost: x_0 inverted and sampled again, against its decoding
 STEPS = 50
+
+
+class Listener(Protocol):
+    """Is told what an evaluation does: say, what is going on; note, what records should keep; failed, what is skipped.
+
+    progress: hands on the things that it is given, one by one, and may show how many are done.
+    """
+
+    def say(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def failed(self, reason: str) -> None: ...
+
+    def progress(self, things: Iterable, total: int, what: str) -> Iterable: ...
 
 
 def check(methods: Iterable[str], steps: int | None) -> None:
@@ -101,8 +115,8 @@ class Plan:
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
-def evaluate(
-    plan: Plan, sd: StableDiffusion, folder: Path, log: Log, part: int = 0, parts: int = 1,
+def carry_out(
+    plan: Plan, sd: StableDiffusion, folder: Path, log: Listener, part: int = 0, parts: int = 1,
     pictures: Path | None = None, over: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
     """Does what has no record in `folder`, this process its part of it, until all is done or `over` says so.
@@ -111,7 +125,7 @@ def evaluate(
     """
     writer = records.Writer(folder, f"{part}of{parts}")
     try:
-        known, damaged = records.read(folder)
+        known, damaged = records.read_records(folder)
         if damaged:
             log.note(f"{damaged} damaged lines in {folder}: what they held is done again")
         ours = list(plan.jobs.values())[part::parts]
@@ -131,7 +145,9 @@ def evaluate(
         writer.close()
 
 
-def _results(plan: Plan, sd: StableDiffusion, todo: list[list[Job]], log: Log, pictures: Path | None) -> Iterator[dict]:
+def _results(
+    plan: Plan, sd: StableDiffusion, todo: list[list[Job]], log: Listener, pictures: Path | None
+) -> Iterator[dict]:
     for jobs in filter(None, todo):
         guidance, o, before, broken = jobs[0].pair.guidance, None, None, None
         try:
@@ -139,7 +155,7 @@ def _results(plan: Plan, sd: StableDiffusion, todo: list[list[Job]], log: Log, p
         except Exception as error:
             if (broken := explain(error)) is None:
                 raise
-            log.write(f"minipnp: error: {guidance}: {broken}; skipped")
+            log.failed(f"{guidance}: {broken}")
         for job in jobs:
             pair = job.pair
             record = {"key": job.key, "pair": pair.name, "guidance": guidance, "method": job.method}
@@ -150,7 +166,7 @@ def _results(plan: Plan, sd: StableDiffusion, todo: list[list[Job]], log: Log, p
                 except Exception as problem:
                     if (error := explain(problem)) is None:
                         raise
-                    log.write(f"minipnp: error: {pair.name}, {job.method}: {error}; skipped")
+                    log.failed(f"{pair.name}, {job.method}: {error}")
             if error is not None:
                 yield record | {"error": error}
                 continue

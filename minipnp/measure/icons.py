@@ -23,7 +23,7 @@ CHANNELS = (32, 64, 128, 192, 192)
 THRESHOLD = 32  # Euclidean, in sRGB levels of 0 … 255; the one that agrees best with the true coverage of real icons
 
 
-class Words(NamedTuple):
+class Vocabulary(NamedTuple):
     """What the classifier can see."""
 
     styles: tuple[str, ...]
@@ -31,7 +31,7 @@ class Words(NamedTuple):
     colours: tuple[str, ...]
 
 
-class Seen(NamedTuple):
+class Logits(NamedTuple):
     """Logits, or indices, by ASPECTS."""
 
     style: Tensor
@@ -42,7 +42,7 @@ class Seen(NamedTuple):
 class Classifier(nn.Module):
     """size: the side of the pictures that it was trained on, in pixels."""
 
-    def __init__(self, words: Words, size: int, channels: tuple[int, ...] = CHANNELS):
+    def __init__(self, words: Vocabulary, size: int, channels: tuple[int, ...] = CHANNELS):
         super().__init__()
         self.words, self.size, self.channels = words, size, channels
         widths = (3, *channels)
@@ -52,14 +52,14 @@ class Classifier(nn.Module):
         )
         self.heads = nn.ModuleList(nn.Linear(2 * sum(channels), len(names)) for names in words)
 
-    def forward(self, x: Tensor) -> Seen:
+    def forward(self, x: Tensor) -> Logits:
         """x: pictures [n, 3, H, W] in [−1, 1]."""
         features = []  # of every stage: what is there, and how unevenly; a style shows in the early ones
         for stage in self.stages:
             x = stage(x)
             features += [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
         features = torch.cat(features, dim=1)
-        return Seen(*(head(F.dropout(features, 0.2, self.training)) for head in self.heads))
+        return Logits(*(head(F.dropout(features, 0.2, self.training)) for head in self.heads))
 
     @torch.no_grad()
     def read(self, x: Tensor) -> list[tuple[str, str, str]]:
@@ -77,11 +77,11 @@ class Classifier(nn.Module):
         }
 
 
-def load(folder: Path) -> Classifier:
+def load_classifier(folder: Path) -> Classifier:
     """The one in `folder`, which has config.json and model.safetensors. InputError: there is none, or it is damaged."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        words = Words(*(tuple(config[name]) for name in Words._fields))
+        words = Vocabulary(*(tuple(config[name]) for name in Vocabulary._fields))
         classifier = Classifier(words, config["size"], tuple(config["channels"]))
         weights = {name: x.float() for name, x in load_file(folder / "model.safetensors").items()}
     except FileNotFoundError:

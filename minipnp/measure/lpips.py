@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minipnp.errors import InputError
-from minipnp.measure.published import SQUEEZENET, find
+from minipnp.measure.published import SQUEEZENET, find_published
 
 
 def network() -> torch.nn.Module:
@@ -26,10 +26,10 @@ def network() -> torch.nn.Module:
     return _LPIPS(net="squeeze", pnet_rand=True)
 
 
-def load(folder: Path | None = None, device: torch.device | str = "cpu") -> torch.nn.Module:
+def load_lpips(folder: Path | None = None, device: torch.device | str = "cpu") -> torch.nn.Module:
     """InputError: the weights are not in the folder, or cannot be fetched; torchmetrics is not installed."""
     lpips = network()
-    published = torch.load(find(SQUEEZENET, folder), map_location="cpu", weights_only=True)
+    published = torch.load(find_published(SQUEEZENET, folder), map_location="cpu", weights_only=True)
     features = {name.removeprefix("features."): x for name, x in published.items() if name.startswith("features.")}
     # torchmetrics has the same modules in seven slices, by their old numbers: slices.2.6.… is features.6.…
     names = {name: name.split(".", 2)[2] for name in lpips.net.state_dict()}

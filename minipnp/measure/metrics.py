@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from minipnp import hub
 from minipnp.errors import InputError
+from minipnp.files import hub
 from minipnp.measure import clip, dino, icons, lpips, published
 from minipnp.measure.benchmarks import Pair
 
@@ -73,7 +73,7 @@ LAYOUTS = {  # which benchmarks a metric is for
 USUAL = {"ti2i": ("clip", "structure"), "pie": ("clip", "structure", "background"), "bundled": ("icons", "iou")}
 
 
-def load(
+def load_metrics(
     names: Iterable[str], layout: str, folder: Path | None = None, device: torch.device | str = "cpu",
     classifier: Path = CLASSIFIER,
 ) -> Metrics:  # fmt: skip
@@ -92,7 +92,7 @@ def load(
     @cache
     def network(of) -> torch.nn.Module | clip.Clip:
         file = {clip: published.CLIP, dino: published.DINO, lpips: published.SQUEEZENET}[of]
-        place = published.find(file, folder)
+        place = published.find_published(file, folder)
         try:
             loaded = of.load(folder, device)
         except (*DAMAGED, ValueError, TypeError, AttributeError) as error:
@@ -110,7 +110,7 @@ def load(
         if name == "background":
             return partial(_background, network(lpips))
         if name == "icons":
-            judge = icons.load(classifier)
+            judge = icons.load_classifier(classifier)
             weights["classifier"] = hub.sha256(classifier / "model.safetensors")
             return partial(_icons, judge)
         return _iou

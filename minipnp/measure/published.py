@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from minipnp import hub
 from minipnp.errors import InputError
+from minipnp.files import hub
 
 INSTEAD = "or measure without it: --metrics icons iou need no download (bundled benchmark)"
 
@@ -41,7 +41,7 @@ SQUEEZENET = Published(
 )
 
 
-def find(network: Published, folder: Path | None = None) -> Path:
+def find_published(network: Published, folder: Path | None = None) -> Path:
     """The file of a network's weights. folder: where it is looked for, under its name there; nothing is fetched then.
 
     Raises InputError, which says what is missing: not in the folder, no network, not the file that was published.

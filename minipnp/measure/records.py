@@ -11,7 +11,7 @@ from pathlib import Path
 from minipnp.errors import InputError
 
 
-def read(folder: Path) -> tuple[dict[str, dict], int]:
+def read_records(folder: Path) -> tuple[dict[str, dict], int]:
     """The records of all processes by their key; how many lines are none.
 
     Of several with one key a result counts before an error, whichever file it is in; else the later in its file.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minipnp.errors import InputError
-from minipnp.images import atomic
+from minipnp.files.atomic import atomic
 from minipnp.measure.evaluation import RECONSTRUCTION, Plan
 from minipnp.measure.metrics import COLUMNS
 from minipnp.measure.runs import RUNS

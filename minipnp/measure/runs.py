@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from minipnp.editing import METHODS, Original, edit
 from minipnp.guidance import Progress, silent
 from minipnp.measure.benchmarks import Pair
+from minipnp.methods.editing import METHODS, edit
+from minipnp.methods.original import Original
 from minipnp.methods.sdedit import STRENGTHS
 from minipnp.pipeline import check_noise
 from minipnp.pnp import PnP, plug_and_play

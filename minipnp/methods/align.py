@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from minipnp.errors import InputError
+from minipnp.methods.words import words_of
 from minipnp.tokenizer import BEGIN, END, LENGTH, ROOM, Tokenizer
-from minipnp.words import words_of
 
 Share = float | tuple[float, float]  # of the steps, from the noisiest: up to here, or from the first to the second
 

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minipnp.errors import InputError
-from minipnp.images import atomic
+from minipnp.files.atomic import atomic
 
 TEMPLATES = (
     "{}", "this is {}", "here we see {}", "{} and nothing else", "a picture of {}", "a photo of {}", "a drawing of {}",

@@ -27,11 +27,12 @@ from torch.nn import functional as F
 from minipnp.ddim import pairs, step, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
-from minipnp.methods.common import layers_at, share, word_map
+from minipnp.methods.maps import layers_at, share, word_map
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
-Words = tuple[Sequence[int], Sequence[int]]  # the object's positions in the source's prompt, and in the target's
+# The positions of the object's word in the source's prompt, and in the target's.
+WordPositions = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def cells(latent: Sequence[int], at: float) -> tuple[int, int]:
     return int(latent[0] * at), int(latent[1] * at)
 
 
-def foreground(word: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+def word_mask(word: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
     """A word's map [B, 1, h, w] → [B, 1, *size], True where the object is: min–max normalised, nearest, ≥ threshold."""
     low, high = word.amin((2, 3), keepdim=True), word.amax((2, 3), keepdim=True)
     if not (high > low).all():
@@ -94,7 +95,7 @@ def same_side(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def mutual(
-    layer: Layer, source: Features, words: Words | None, latent: Sequence[int], s: MasaCtrl, target: Features
+    layer: Layer, source: Features, words: WordPositions | None, latent: Sequence[int], s: MasaCtrl, target: Features
 ) -> Attn:
     """What `layer` of the target's pass takes from the source's. target: the maps that its pass has given so far.
 
@@ -103,7 +104,7 @@ def mutual(
 
     def mask(maps: Mapping[Layer, Attn], positions: Sequence[int]) -> Tensor:
         word = word_map(maps, positions, *cells(latent, s.mask_share))[-1:]
-        return foreground(word, cells(latent, share(layer)), s.threshold)
+        return word_mask(word, cells(latent, share(layer)), s.threshold)
 
     k, v = source.A[layer].k, source.A[layer].v
     maps_s, maps = ({before: a for before, a in M.items() if before < layer} for M in (source.M, target.M))
@@ -114,7 +115,7 @@ def mutual(
 
 @torch.no_grad()
 def masactrl(
-    unet: UNet, G: Guidance, text: Tensor, null: Tensor, words: Words | None = None, s: MasaCtrl = MasaCtrl()
+    unet: UNet, G: Guidance, text: Tensor, null: Tensor, words: WordPositions | None = None, s: MasaCtrl = MasaCtrl()
 ) -> Iterator[tuple[int, Tensor]]:
     """text: the target prompt's embedding [1, 77, width]; null: that of the empty or of a negative prompt.
 

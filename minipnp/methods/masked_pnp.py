@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from minipnp.ddim import CLEAN, guided, pairs, step
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
-from minipnp.methods.common import layers_at, share, word_map
-from minipnp.methods.masactrl import cells, check_mask, foreground, same_side
+from minipnp.methods.maps import layers_at, share, word_map
+from minipnp.methods.masactrl import cells, check_mask, same_side, word_mask
 from minipnp.pnp import PnP, guidance_features
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import UNet
@@ -83,7 +83,7 @@ def masked_plug_and_play(
             _, source = unet.tap(G.latents[t], t, where.source, Tap(M=maps), stop=True)
             seen_G = seen_G + word_map(source.M, where.in_source, *cells(latent, m.share))
             seen = seen + word_map(target.M, where.in_target, *cells(latent, m.share))
-            M = foreground(seen_G, latent, m.threshold) | foreground(seen, latent, m.threshold)
+            M = word_mask(seen_G, latent, m.threshold) | word_mask(seen, latent, m.threshold)
         if m.latents:
             x = torch.where(M, x, G.x_0 if t_prev == CLEAN else G.latents[t_prev])
         yield t_prev, x

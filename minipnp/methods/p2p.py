@@ -19,11 +19,11 @@ from minipnp.ddim import CLEAN, pairs, step, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
 from minipnp.methods.align import Alignment, Share, equalizer, steps_in, windows
-from minipnp.methods.common import layers_at, layers_up_to, word_map
+from minipnp.methods.maps import layers_at, layers_up_to, word_map
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
-Words = Mapping[str, Collection[int]]  # words and their positions in a prompt; several count as one
+Positions = Mapping[str, Collection[int]]  # words and their positions in a prompt; several count as one
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class P2P:
             raise InputError(f"guidance scale {self.scale}: give a number")
 
 
-def edit(M: Tensor, M_star: Tensor, alignment: Alignment, weights: Tensor, c: Tensor) -> Tensor:
+def edited_map(M: Tensor, M_star: Tensor, alignment: Alignment, weights: Tensor, c: Tensor) -> Tensor:
     """Edit(M_t, M*_t, t): the map that the target uses in the place of its own M*, all [B, heads, cells, 77].
 
     weights, c: [77], the equalizer, and 1 where a word is edited in this step. The result is not renormalised.
@@ -69,8 +69,8 @@ class LocalBlend:
     the cells whose maps are read, as a share of the latent's.
     """
 
-    words: tuple[Words, Words]
-    substruct: tuple[Words, Words] = ({}, {})
+    words: tuple[Positions, Positions]
+    substruct: tuple[Positions, Positions] = ({}, {})
     thresholds: tuple[float, float] = (0.3, 0.3)
     start: float = 0.2
     side: float = 1 / 4
@@ -97,7 +97,7 @@ class LocalBlend:
         return inside & ~self._union(self.substruct, sums[2:], size, self.thresholds[1], pool=False)
 
     @staticmethod
-    def _union(words: Sequence[Words], sums: Tensor, size: Sequence[int], threshold: float, pool: bool) -> Tensor:
+    def _union(words: Sequence[Positions], sums: Tensor, size: Sequence[int], threshold: float, pool: bool) -> Tensor:
         union = torch.zeros(1, 1, *size, dtype=torch.bool, device=sums.device)
         for prompt, named, m in zip(("source", "target"), words, sums, strict=True):
             if not named:
@@ -140,7 +140,7 @@ def prompt_to_prompt(
         # z*_{t−1} ← DM(x*_t, P*, t){M ← M̂_t}, M̂_t ← Edit(M_t, M*_t, t): each layer's M* is known when it is reached.
         # The queries and keys of the source give its self-attention. The unconditional branch stays as it is.
         to_target = dict(alignment=alignment, weights=factors, c=edited[i])
-        M_hat = {layer: Attn(edit=partial(edit, M[layer].map, **to_target)) for layer in cross}
+        M_hat = {layer: Attn(edit=partial(edited_map, M[layer].map, **to_target)) for layer in cross}
         e, tapped = unet.tap(x, t, target, Tap(M=blended), Features(A=A, M=M_hat))
         e = s.scale * e + (1 - s.scale) * unet(x, t, null)
         x = step(x, e, t, t_prev)

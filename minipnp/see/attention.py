@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minipnp.guidance import Progress, silent
-from minipnp.methods.common import word_map
+from minipnp.methods.maps import word_map
+from minipnp.methods.words import words_of
 from minipnp.model import StableDiffusion
 from minipnp.see.collect import Seen, check_layers
 from minipnp.see.pca import principal
 from minipnp.slots import Layer, Tap
 from minipnp.unet import TABLE
-from minipnp.words import words_of
 
 
 def components(A: Tensor, height: int, width: int, k: int = 3) -> Tensor:
@@ -27,7 +27,7 @@ def components(A: Tensor, height: int, width: int, k: int = 3) -> Tensor:
 
 
 @torch.no_grad()
-def words(
+def word_maps(
     sd: StableDiffusion,
     seen: Seen,
     prompt: str,

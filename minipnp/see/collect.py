@@ -17,7 +17,7 @@ from torch import Tensor
 from minipnp.ddim import CLEAN, guided, invert, noise, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Inversion, Progress, silent
-from minipnp.methods.common import layers_at, usual_share
+from minipnp.methods.maps import layers_at, usual_share
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, start
 from minipnp.slots import Layer, Part, Tap, decoder
@@ -93,14 +93,14 @@ def features(sd: StableDiffusion, seen: Seen, t: int, of: str, layers: Sequence[
     if of == "A":
         return {layer: taken.A[layer].map[0].float().mean(dim=0).cpu() for layer in layers}
     return {
-        layer: rearrange(getattr(taken.A[layer], of)[0], "heads (h w) d -> (heads d) h w", h=cells(layer, seen)[0])
+        layer: rearrange(getattr(taken.A[layer], of)[0], "heads (h w) d -> (heads d) h w", h=cells_of(layer, seen)[0])
         .float()
         .cpu()
         for layer in layers
     }
 
 
-def cells(layer: Layer, seen: Seen) -> tuple[int, int]:
+def cells_of(layer: Layer, seen: Seen) -> tuple[int, int]:
     """Height and width of the layer's cells, of this picture."""
     height, width = (side >> TABLE[layer].level for side in seen.x_0.shape[2:])
     return height, width

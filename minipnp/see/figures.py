@@ -6,21 +6,33 @@ else each cell is seen as a block.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL.Image import Image
 from torch import Tensor
 
-from minipnp.commands import sheet
 from minipnp.see import attention, pca, show
-from minipnp.see.collect import Seen, cells
-from minipnp.see.pictures import Picture
+from minipnp.see.collect import Seen, cells_of
+from minipnp.see.sheet import sheet
 from minipnp.slots import Layer
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is looked at: its name and text, its x_t, and what the records say of it."""
+
+    name: str
+    image: Image
+    prompt: str
+    seen: Seen
+    about: dict
+
 
 Held = Mapping[tuple[Layer, int, str], Tensor]
 
 
 def named(layer: Layer, seen: Seen) -> str:
-    height, width = cells(layer, seen)
+    height, width = cells_of(layer, seen)
     return f"layer {layer.row} ({width} × {height} cells)"
 
 
@@ -50,14 +62,14 @@ def fig_6(p: Picture, layers: Sequence[Layer], ts: Sequence[int], held: Held, sm
     """Of one picture, rows: layers (and timesteps); columns: three leading components of A as colours, each in grey."""
     rows = []
     for layer, t in ((layer, t) for layer in layers for t in ts):
-        x = pca.spread(attention.components(held[layer, t, p.name], *cells(layer, p.seen)))
+        x = pca.spread(attention.components(held[layer, t, p.name], *cells_of(layer, p.seen)))
         maps = {f"A of {named(layer, p.seen)}, t = {t}": x} | {f"component {i + 1}": x[i : i + 1] for i in range(3)}
         shown = [(label, show.as_picture(m, p.image.size, smooth)) for label, m in maps.items()]
         rows.append([(p.name, p.image), *shown])
     return sheet(*rows)
 
 
-def words(p: Picture, maps: Sequence[tuple[str, Tensor]]) -> Image:
+def word_figure(p: Picture, maps: Sequence[tuple[str, Tensor]]) -> Image:
     """The picture, and over it each word's map, its own range spread over the colours; the range is in the label."""
     shown = [(p.name, p.image)]
     for word, x in maps:

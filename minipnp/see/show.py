@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipnp.images import to_image
+from minipnp.files.images import to_image
 
 # Dark to bright by way of blue, violet and orange: also in grey a higher value is a brighter one.
 HEAT = torch.tensor([[0, 0, 12], [60, 15, 112], [150, 38, 128], [227, 89, 51], [251, 180, 41], [252, 255, 200]]) / 255

@@ -16,19 +16,18 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from minipnp.cli import explain
-from minipnp.commands import Cell
-from minipnp.errors import InputError
-from minipnp.run import Log
+from minipnp.errors import InputError, explain
+from minipnp.guidance import Progress, silent
 from minipnp.see import show
 from minipnp.see.match import nearest
+from minipnp.see.sheet import Cell
 
 ALPHA = 0.1
 RIGHT, WRONG = (0, 158, 80), (214, 40, 40)
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnnotatedPair:
     """source, target: the pictures' files. points: key points of the source and of the target, [n, 2] each, (x, y) in
     pixels; a pixel's centre is a whole number. box: the longer side of the target object's bounding box.
     """
@@ -71,14 +70,14 @@ def pair_files(folder: Path, split: str = "test", limit: int | None = None) -> l
     return files if limit is None else files[:: -(-len(files) // limit)]
 
 
-def read_pair(path: Path, folder: Path) -> Pair:
+def read_pair(path: Path, folder: Path) -> AnnotatedPair:
     """InputError: one line on what is wrong with it."""
     try:
         d = json.loads(path.read_text(encoding="utf-8"))
         a, b = (torch.tensor(d[name], dtype=torch.float64).reshape(-1, 2) for name in ("src_kps", "trg_kps"))
         left, top, right, bottom = map(float, d["trg_bndbox"])
         pictures = folder / "JPEGImages" / d["category"]
-        pair = Pair(
+        pair = AnnotatedPair(
             path.stem, d["category"], pictures / d["src_imname"], pictures / d["trg_imname"], (a, b),
             max(right - left, bottom - top),
         )  # fmt: skip
@@ -99,22 +98,28 @@ def pixels(places: Tensor, width: int, height: int) -> Tensor:
     return (places.double() * torch.tensor([width, height]) - 0.5).round()
 
 
-def correct(found: Tensor, pair: Pair, alpha: float) -> list[bool]:
+def correct(found: Tensor, pair: AnnotatedPair, alpha: float) -> list[bool]:
     """found: [n, 2] in pixels of the target."""
     return ((found - pair.points[1]).norm(dim=1) <= alpha * pair.box).tolist()
 
 
-def evaluate(
-    files: Sequence[Path], folder: Path, look: Callable[[Path, str, int], Looked], alpha: float, log: Log
+def score_pairs(
+    files: Sequence[Path],
+    folder: Path,
+    look: Callable[[Path, str, int], Looked],
+    alpha: float,
+    progress: Progress = silent,
+    failed: Callable[[str], None] = print,
 ) -> tuple[dict[str, Score], list[dict], list[list[Cell]]]:
     """look: features of a picture, by its file, its category and a number of its own; asked for once in a category.
+    failed: is told why a pair is skipped.
 
     → Scores by the pairs' names; what was skipped, and why; and the first pair of each category, drawn, a row each.
     """
     pairs, scores, skipped, drawn, looked, numbers = [], {}, [], {}, {}, {}
 
     def skip(name: str, error: Exception) -> None:
-        log.write(f"minipnp: error: {explain(error)}; skipped")
+        failed(explain(error))
         skipped.append({"pair": name, "error": explain(error)})
 
     for file in files:
@@ -123,7 +128,7 @@ def evaluate(
         except InputError as error:
             skip(file.stem, error)
     pairs.sort(key=lambda pair: (pair.category, pair.name))
-    for pair in log.progress(pairs, len(pairs), "pairs"):
+    for pair in progress(pairs, len(pairs), "pairs"):
         if pair.category not in drawn:
             looked.clear()  # a picture belongs to one category: what was kept is not needed again
         try:
@@ -146,7 +151,7 @@ def evaluate(
     return scores, skipped, list(drawn.values())
 
 
-def table(scores: Iterable[Score]) -> list[dict]:
+def pck_table(scores: Iterable[Score]) -> list[dict]:
     """By category, and for all: pairs, points, and PCK in two ways that the literature has both of, 0 to 1.
 
     per image: the mean over pairs of the share of a pair's correct points. per point: correct points over all points.

@@ -14,8 +14,9 @@ from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
-from minipnp.hub import WEIGHTS
-from minipnp.images import to_image, write_png, write_text_atomic
+from minipnp.files.atomic import write_text_atomic
+from minipnp.files.hub import WEIGHTS
+from minipnp.files.images import to_image, write_png
 from minipnp.measure.icons import foreground, iou
 from tools.bundled import run
 from tools.bundled.captions import caption

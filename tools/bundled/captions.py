@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minipnp.errors import InputError
-from minipnp.images import write_text_atomic
+from minipnp.files.atomic import write_text_atomic
 from minipnp.tokenizer import BEGIN, END, LENGTH, Tokenizer
 from tools.bundled import run
 from tools.bundled.concepts import COLOURS, TRAINED_CONCEPTS, TRAINED_STYLES

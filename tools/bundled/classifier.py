@@ -12,19 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minipnp.errors import InputError
-from minipnp.measure.icons import CHANNELS, Classifier, Words, load
+from minipnp.measure.icons import CHANNELS, Classifier, Vocabulary, load_classifier
 from tools.bundled import run
 from tools.bundled.concepts import COLOURS, TRAINED_CONCEPTS, TRAINED_STYLES
 from tools.bundled.data import CONCEPT_WORDS, STYLE_WORDS, Icons, draw, generator, noise_generator, placed
 from tools.bundled.training import Clock, Plan, State, Team, adopt, autocast, before, options, settle, there, train
 
-WORDS = Words(TRAINED_STYLES, TRAINED_CONCEPTS, tuple(COLOURS))
+WORDS = Vocabulary(TRAINED_STYLES, TRAINED_CONCEPTS, tuple(COLOURS))
 PLANS = {"cpu": Plan(batch=64, lr=2e-3, samples=120_000), "gpu": Plan(batch=128, lr=2e-3, samples=600_000)}
 
 
 def adopted(folder: Path) -> Classifier:
     """The one that ships with a model. InputError: there is none, or it knows other words."""
-    classifier = load(folder / "classifier")
+    classifier = load_classifier(folder / "classifier")
     if classifier.words != WORDS:
         raise InputError(f"{folder / 'classifier'}: a classifier of other words than this recipe's")
     return classifier

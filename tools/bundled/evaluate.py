@@ -20,21 +20,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minipnp.commands import identity, suited
+from minipnp.app.log import Log
+from minipnp.app.models import identity, suited
 from minipnp.ddim import sample, timesteps
+from minipnp.files.atomic import write_text_atomic
+from minipnp.files.images import psnr, to_image
+from minipnp.files.loading import find_model, load_networks, pick_device, pick_dtype
 from minipnp.guidance import Inversion
-from minipnp.images import psnr, to_image, write_text_atomic
-from minipnp.loading import find, load_networks, pick_device, pick_dtype
+from minipnp.machine.speed import suit
 from minipnp.measure import benchmarks, metrics, records, report
-from minipnp.measure.evaluation import RECONSTRUCTION, STEPS, Plan
-from minipnp.measure.evaluation import evaluate as translate_all
+from minipnp.measure.evaluation import RECONSTRUCTION, STEPS, Plan, carry_out
 from minipnp.measure.icons import ASPECTS, THRESHOLD, Classifier, foreground, iou
-from minipnp.measure.icons import load as load_classifier
+from minipnp.measure.icons import load_classifier as load_classifier
 from minipnp.methods.sdedit import STRENGTHS
 from minipnp.model import StableDiffusion
 from minipnp.pnp import PnP
-from minipnp.run import Log
-from minipnp.speed import suit
 from tools.bundled import benchmark, run
 from tools.bundled.benchmark import Said
 from tools.bundled.captions import Tokens
@@ -180,7 +180,7 @@ def measure(
     units: dict[str, partial], writer: records.Writer, folder: Path, part: int, parts: int, clock: Clock
 ) -> None:
     """This process's part of the units, from where it was, until all is done or the clock is over."""
-    done, _ = records.read(folder)
+    done, _ = records.read_records(folder)
     ours = [name for name in list(units)[part::parts] if f"unit/{name}" not in done]
     for name in tqdm(ours, "icons and pictures from text", file=sys.stderr):
         for key, values in units[name]():
@@ -209,14 +209,14 @@ def main(argv: list[str] | None = None) -> None:
 
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
-    source = find(args.model)
+    source = find_model(args.model)
     prepare(args.data, source.configs["unet"].size * source.configs["vae"].factor)
     networks = [suit(network, device) for network in load_networks(source, device, dtype)]
     sd = StableDiffusion(*networks, Tokens.read(args.data), source, device, dtype)
     classifier = args.model / "classifier"
     steps, scale = args.steps or STEPS, suited({"model": str(args.model)}).get("scale", PnP().scale)
     judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), steps, scale)
-    lists = {name: benchmarks.some(rows, args.limit) for name, rows in benchmark.read().items()}
+    lists = {name: benchmarks.drawn_evenly(rows, args.limit) for name, rows in benchmark.read().items()}
     folder = args.work / f"evaluation-{fingerprint(args.model, steps, scale, str(dtype), args.limit)}"
     part, parts = map(int, args.shard.split("/"))
     clock = Clock(args.minutes)
@@ -230,15 +230,15 @@ def main(argv: list[str] | None = None) -> None:
     finally:
         writer.close()
     plan = Plan(
-        benchmarks.read(str(benchmark.SHIPPED)).some(args.limit), METHODS,
-        metrics.load(("icons", "iou"), "bundled", classifier=classifier), identity(sd),
+        benchmarks.read_benchmark(str(benchmark.SHIPPED)).some(args.limit), METHODS,
+        metrics.load_metrics(("icons", "iou"), "bundled", classifier=classifier), identity(sd),
         Inversion(steps=args.inversion_steps), args.steps, scale=scale,
     )  # fmt: skip
     if not clock.over():
-        translate_all(plan, sd, args.translations, Log(), part, parts, over=clock.over)
+        carry_out(plan, sd, args.translations, Log(), part, parts, over=clock.over)
 
-    measured, _ = records.read(folder)
-    translations, _ = records.read(args.translations)
+    measured, _ = records.read_records(folder)
+    translations, _ = records.read_records(args.translations)
     found, _, missing = report.results(plan, translations)
     if missing or not all(f"unit/{name}" in measured for name in units):
         return

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from minipnp.config import TextConfig, UNetConfig, VAEConfig
 from minipnp.errors import InputError
-from minipnp.images import atomic, write_text_atomic
-from minipnp.loading import find, load_networks
-from minipnp.measure.icons import Classifier, Words
+from minipnp.files.atomic import atomic, write_text_atomic
+from minipnp.files.loading import find_model, load_networks
+from minipnp.measure.icons import Classifier, Vocabulary
 from minipnp.weights import (
     AUTOENCODER,
     TEXT,
@@ -153,7 +153,7 @@ def save_json(content: dict, place: Path) -> None:
 def export_classifier(state: State, folder: Path) -> None:
     """What `minipnp.measure.icons.load` reads."""
     save(half(state.average), folder / "model.safetensors")
-    words = Words(*map(tuple, state.about["words"]))
+    words = Vocabulary(*map(tuple, state.about["words"]))
     save_json(Classifier(words, state.about["size"], tuple(state.about["channels"])).config, folder / "config.json")
 
 
@@ -203,7 +203,9 @@ def write(work: Path, data: Path, folder: Path) -> int:
     sets = json.loads((data / "licences.json").read_text(encoding="utf-8"))
     write_text_atomic(licences(sets), folder / "LICENCES.md")
 
-    for name, network in zip(weights, load_networks(find(folder), torch.device("cpu"), torch.float32), strict=True):
+    for name, network in zip(
+        weights, load_networks(find_model(folder), torch.device("cpu"), torch.float32), strict=True
+    ):
         for key, x in network.state_dict().items():
             if not torch.equal(x, weights[name][key].to(torch.float16).float().cpu()):
                 raise RuntimeError(f"{name}: {key} is read back as something else")

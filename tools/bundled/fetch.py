@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minipnp.errors import InputError
-from minipnp.images import write_text_atomic
+from minipnp.files.atomic import write_text_atomic
 from tools.bundled import run
 
 DATA = Path("data/bundled")

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from minipnp.errors import InputError
-from minipnp.images import atomic
+from minipnp.files.atomic import atomic
 from tools.bundled import run
 from tools.bundled.concepts import CONCEPTS, STYLES, Concept
 from tools.bundled.fetch import DATA

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from minipnp.loading import pick_device
+from minipnp.files.loading import pick_device
 from tools.bundled import captions, classifier, export, fetch, render, run, train_unet, train_vae
 from tools.bundled.fetch import DATA
 from tools.bundled.training import WORK, size_for

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from minipnp.config import TextConfig, UNetConfig
 from minipnp.ddim import ALPHA_BAR
+from minipnp.files.loading import find_model, load_networks
 from minipnp.layers import ResBlock, Transformer
-from minipnp.loading import find, load_networks
 from minipnp.text import TextEncoder
 from minipnp.unet import UNet
 from minipnp.vae import VAE
@@ -54,7 +54,7 @@ class Both(nn.Module):
     @classmethod
     def load(cls, folder: Path, used: Tensor) -> "Both":
         """Those of an exported model, to go on with."""
-        source = find(folder)
+        source = find_model(folder)
         both = cls(source.configs["unet"], source.configs["text_encoder"], used)
         unet, _, text_encoder = load_networks(source, torch.device("cpu"), torch.float32)
         both.unet.load_state_dict(unet.state_dict())

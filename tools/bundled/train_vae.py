@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from minipnp.config import VAEConfig
 from minipnp.errors import InputError
-from minipnp.loading import TensorFile
+from minipnp.files.configs import read_config
+from minipnp.files.tensors import TensorFile
 from minipnp.vae import VAE
 from minipnp.weights import AUTOENCODER, load_network
 from tools.bundled import run
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> State:
 
 
 def adopted(work: Path, folder: Path, size: int) -> State:
-    config = VAEConfig.read(folder / "vae" / "config.json")
+    config = read_config(VAEConfig, folder / "vae" / "config.json")
     file = TensorFile(folder / "vae" / f"{AUTOENCODER.file}.safetensors")
     vae = load_network(AUTOENCODER, file, config, torch.device("cpu"), torch.float32)
     about = {"vae": asdict(replace(config, scale=1.0)), "size": size} | before(folder, "vae")

@@ -24,8 +24,8 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from minipnp.errors import InputError
-from minipnp.images import atomic
-from minipnp.loading import find, pick_device
+from minipnp.files.atomic import atomic
+from minipnp.files.loading import find_model, pick_device
 from tools.bundled.fetch import DATA
 
 WORK = Path("out/bundled")  # checkpoints, and the evaluation's records
@@ -303,7 +303,7 @@ def size_for(device: torch.device, given: int | None, origin: Path | None = None
     """Of the pictures, in pixels. InputError: the model to go on with is of another."""
     if origin is None:
         return given or (64 if device.type == "cpu" else 128)
-    configs = find(origin).configs
+    configs = find_model(origin).configs
     trained = configs["unet"].size * configs["vae"].factor
     if given not in (None, trained):
         raise InputError(f"--size {given}: the model in {origin} is for {trained} pixels; leave out --size")

@@ -1,0 +1,112 @@
+"""The command `correspond`: places of one picture in another, and the share of correct key points of a benchmark."""
+
+from pathlib import Path
+
+import torch
+
+from minipnp.app.log import Log
+from minipnp.app.models import open_model
+from minipnp.app.results import record, save_results, where
+from minipnp.app.seen import Request, T, gather, one_layer, refuse_unused_to_see, whole
+from minipnp.app.table import as_table
+from minipnp.errors import InputError
+from minipnp.files.images import read_image
+from minipnp.files.names import slug
+from minipnp.pipeline import check_sides
+from minipnp.see import collect, figures, match, show, spair
+from minipnp.see.sheet import sheet
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+def correspond_command(given: dict, argv: list[str]) -> int:
+    """Where places of A are in B: points and lines, and all of B in the colours of A's places."""
+    if "pck" in given:
+        return pck(given, argv)
+    for option in ("alpha", "split", "limit"):
+        if option in given:
+            raise InputError(f"--{option} is an option of --pck: leave it out")
+    log, job, points = Log(given.get("quiet", False)), Request.of(given), given.get("points")
+    if len(job.names) != 2:
+        raise InputError(f"{len(job.names)} pictures: give two, A and B")
+    if points:
+        if not job.paths:
+            raise InputError("--points are in pixels of a file, and A is generated here: leave them out")
+        width, height = read_image(job.paths[0]).size
+        for x, y in points:
+            if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
+                raise InputError(f"point {x:g},{y:g}: A has pixels 0,0 to {width - 1},{height - 1}")
+    out = where(given, "-".join(job.names) + "-correspond", many=False)
+    t, of = given.get("t", T), given.get("of", "f")
+    layer = one_layer(given, of)
+    with log.warnings_as_notes():
+        sd, model = open_model(given, log)
+        A, B = gather(job, sd, log, [t], whole)
+        layer = layer or collect.usual_layer(A.seen.x_0)
+        f_a, f_b = (collect.features(sd, p.seen, t, of, [layer])[layer] for p in (A, B))
+        places = spair.places(torch.tensor(points), width, height) if points else match.centres(3, 3)
+        found, cosines = match.nearest(f_a, f_b, places, B.image.height, B.image.width)
+        cells_a, cells_b = (tuple(p.seen.x_0.shape[2:]) for p in (A, B))
+        origin, _ = match.nearest(f_b, f_a, match.centres(*cells_b), *cells_a)
+        named = figures.named(layer, B.seen)
+        page = sheet(
+            [(f"the most alike {of} of {named}, t = {t}", show.matches(A.image, B.image, places, found))],
+            [("each place of B in the colour of the place of A that is most like it", show.matches(
+                show.coded(A.image, match.centres(*cells_a), *cells_a), show.coded(B.image, origin, *cells_b)
+            ))],
+        )  # fmt: skip
+        settings = {"pictures": [A.about, B.about]} | job.settings | {
+            "points": points, "of": of, "layer": str(layer), "t": t,
+        } | model  # fmt: skip
+        matches = [
+            {"A": a, "B": b, "cosine": c}
+            for a, b, c in zip(places.tolist(), found.tolist(), cosines.tolist(), strict=True)
+        ]
+        run = record(settings, log, argv, matches=matches)
+        print(*save_results(out, {"correspond.png": (page, settings)}, run), sep="\n")
+    return 0
+
+
+def pck(given: dict, argv: list[str]) -> int:
+    """The share of correct key points over a folder of annotated pairs."""
+    for option in ("pictures", "points", "source"):
+        if given.get(option):
+            raise InputError(f"--pck has its pictures and points from the folder: leave {option} out")
+    if len(prompts := given.get("prompt", [""])) > 1:
+        raise InputError("--pck takes one --prompt, in which {category} is the pair's")
+    refuse_unused_to_see(given)
+    log, folder, alpha = Log(given.get("quiet", False)), Path(given["pck"]), given.get("alpha", spair.ALPHA)
+    if not alpha > 0:
+        raise InputError(f"--alpha {alpha:g}: give a number above 0")
+    split, t, of = given.get("split", "test"), given.get("t", T), given.get("of", "f")
+    files = spair.pair_files(folder, split, given.get("limit"))
+    job = Request(
+        [], [], [], given.get("noised", False), **{n: given[n] for n in ("steps", "seed", "size") if n in given}
+    )
+    wanted = one_layer(given, of)
+    collect.check_range([t]) if job.noise else collect.levels([t], job.steps)
+    out = where(given, slug(folder.name) + "-pck", many=False)
+    with log.warnings_as_notes():
+        sd, model = open_model(given, log)
+        check_sides(sd, job.size or sd.size, job.size or sd.size)
+
+        def look(path: Path, category: str, number: int) -> spair.Looked:
+            original = read_image(path)
+            image = whole(original, job.size or sd.size, sd.multiple)
+            seen = job.x_t(sd, image, prompts[0].replace("{category}", category), [t], number, log)
+            layer = wanted or collect.usual_layer(seen.x_0)
+            return spair.Looked(image, original.size, collect.features(sd, seen, t, of, [layer])[layer])
+
+        with log.clock("pairs"):
+            scores, skipped, shown = spair.score_pairs(files, folder, look, alpha, log.progress, log.failed)
+        rows = spair.pck_table(scores.values())
+        for line in as_table(tuple(rows[0]), [tuple(map(spair.shown, row.values())) for row in rows]).splitlines():
+            log.say(line)
+        settings = {"folder": folder.name, "split": split, "pairs": len(files), "alpha": alpha} | job.settings | {
+            "prompt": prompts[0], "of": of, "layer": str(wanted or "usual"), "t": t, "size": job.size or sd.size,
+        } | model  # fmt: skip
+        correct = {name: "".join("01"[ok] for ok in score.correct) for name, score in scores.items()}
+        run = record(settings, log, argv, pck=rows, skipped=skipped, correct=correct)
+        print(*save_results(out, {"pck.png": (sheet(*shown), settings)}, run), sep="\n")
+    if skipped:
+        raise InputError(f"{len(skipped)} of {len(files)} pairs could not be used; PCK is that of the others")
+    return 0

@@ -1,0 +1,22 @@
+"""The commands about models: `weights` fetches Stable Diffusion 1.5, `words` lists what prompts may say."""
+
+from pathlib import Path
+
+from minipnp.app.models import model_of
+from minipnp.errors import InputError
+from minipnp.files import hub
+from minipnp.files.known_words import FILE, KnownWords
+
+
+def weights_command(given: dict, argv: list[str]) -> int:
+    hub.fetch(**given)
+    return 0
+
+
+def words_command(given: dict, argv: list[str]) -> int:
+    """What a model's prompts may say."""
+    if given.get("model") not in (None, "bundled", "sd15") and not Path(given["model"]).expanduser().exists():
+        raise InputError(f"no model {given['model']!r} here: give bundled, or a folder")
+    path, _ = model_of(given)
+    print(KnownWords.of(path) or f"{path} has no {FILE}: say anything, in English")
+    return 0

@@ -1,0 +1,84 @@
+"""The model that a command works with: found, loaded, and described for the records."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import minipnp
+from minipnp.app.log import Log
+from minipnp.errors import InputError
+from minipnp.files import hub
+from minipnp.files.known_words import KnownWords
+from minipnp.files.loading import pick_device, pick_dtype
+from minipnp.machine.low_memory import LowMemory
+from minipnp.model import StableDiffusion
+
+
+def model_of(given: dict, half: bool = False) -> tuple[Path, str]:
+    """→ its place, and why this one, where --model does not say it. half: see `hub.resolve`."""
+    name, why = given.get("model"), ""
+    if name is None:
+        there = hub.is_model(hub.WEIGHTS / "sd15")
+        name, why = ("sd15", " as it is there") if there else ("bundled", " as SD-1.5 is not there: see `make weights`")
+    return hub.resolve(name, half=half), why
+
+
+def known_words(path: Path) -> KnownWords | None:
+    try:
+        return KnownWords.of(path)
+    except InputError:  # somebody else's words.json
+        return None
+
+
+def suited(given: dict, like: str = "minipnp") -> dict[str, float]:
+    """The guidance scale that suits the model, where it tells one; other options are the same for all models.
+
+    like: another codebase's defaults are its own for all models.
+    """
+    if like != "minipnp":
+        return {}
+    here = given.get("model") in (None, "bundled", "sd15") or Path(given["model"]).expanduser().is_dir()
+    known = known_words(model_of(given)[0]) if here else None
+    return {"scale": known.scale} if known and known.scale else {}
+
+
+def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:
+    known, said = known_words(path), [given.get("prompt") or [], given.get("source") or []]
+    for text in [text for texts in said for text in ([texts] if isinstance(texts, str) else texts)]:
+        if known and text.strip() and "{" not in text and _utf8(text) and not known.any_in(text):
+            log.note(f"{path.name} knows no word of {text!r}: `python -m minipnp words` lists what its prompts may say")
+
+
+def _utf8(text: str) -> bool:
+    """If not, an error is to come that says more."""
+    return text == text.encode(errors="ignore").decode()
+
+
+def open_model(given: dict, log: Log) -> tuple[StableDiffusion, dict]:
+    """The model, said and timed; and what decides its pictures, for the records."""
+    device = pick_device(given.get("device"))
+    dtype = pick_dtype(given.get("dtype"), device)
+    path, why = model_of(given, half=dtype == torch.float16)
+    log.say(f"model: {path}{why}; on {device} in {str(dtype).removeprefix('torch.')}")
+    warn_of_unknown_words(path, given, log)
+    with log.clock("load"):
+        options = {"vae": given.get("vae"), "prediction": given.get("prediction_type"), "ema": given.get("ema")}
+        fast = {name: given.get(name, False) for name in ("low_memory", "compile")}
+        sd = minipnp.load(path, device=device, dtype=dtype, **options, **fast)
+    with log.clock("checksums"):
+        return sd, identity(sd, options["ema"])
+
+
+def identity(sd: StableDiffusion, ema: bool | None = None) -> dict:
+    """What decides a model's pictures. ema: which of a single file's two kinds of weights was asked for."""
+    sizes = {network: asdict(config) for network, config in sd.source.configs.items()}
+    return {
+        "weights_sha256": {network: hub.sha256(file) for network, file in sd.source.files.items()},
+        "sizes_sha256": hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest(),
+        "prediction": sd.unet.config.prediction, "ema": ema, "low_memory": isinstance(sd, LowMemory),
+        "device": sd.device.type,
+        "dtype": str(sd.dtype).removeprefix("torch."), "minipnp": minipnp.__version__,
+    }  # fmt: skip

@@ -1,0 +1,347 @@
+"""What is saved does not change what comes out: each saving beside the plain way of doing the same.
+
+Bit-identical is torch.equal: the same operations in the same order. Where a sum is taken in another order, 1e-6 of the
+result's norm is ten float32 roundings; five steps at guidance 7.5 make 1e-4 of that, as in test_golden.py.
+"""
+
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import relative
+from torch.nn import functional as F
+
+import minipnp
+from minipnp import layers
+from minipnp.guidance import Inversion, guidance_from_latent
+from minipnp.layers import Attention, Upsample
+from minipnp.machine import kept, low_memory
+from minipnp.machine.kept import Kept
+from minipnp.machine.low_memory import OVERLAP, TILE, LowMemory, decode_in_tiles
+from minipnp.machine.shared_softmax import attend_once, share_softmax
+from minipnp.machine.speed import compile_blocks, suit
+from minipnp.machine.upsampling import FoldedUpsample, unfold
+from minipnp.pnp import PnP, plug_and_play
+from minipnp.slots import Attn, Features, Tap, decoder
+from minipnp.unet import UNet
+
+ROOT = Path(__file__).resolve().parents[2]
+EDIT = PnP(steps=5, tau_f=0.8, tau_A=0.4)
+OPTIONS = {  # under which kept features are those of the edit's own passes
+    "with checks": Inversion(steps=5, at="current", iterations=0, checks=5),
+    "without checks": Inversion(steps=5, at="current", iterations=0, checks=0),
+    "fixed point": Inversion(steps=5, at="current", iterations=1),
+    "more levels": Inversion(steps=10, at="current", iterations=0),
+    "resampled": Inversion(steps=10, at="next", iterations=0, resample=5),
+}
+
+
+@pytest.fixture
+def guide(golden_unet, inputs):
+    def guide(how, keep=None, features=None):
+        with torch.no_grad():
+            return guidance_from_latent(golden_unet, inputs["x"], inputs["null"], 5, how, keep=keep or {},
+                                        features=features)  # fmt: skip
+
+    return guide
+
+
+def edited(unet, inputs, G, s=EDIT):
+    *_, (_, x) = plug_and_play(unet, G, [inputs["text"]], inputs["null"], s=s)
+    return x
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Rows of text, and whether it may stop early, of each pass of the network."""
+    seen, tap = [], UNet.tap
+
+    def counted(self, x, t, context, wanted, inject=None, stop=False):
+        seen.append((len(context), stop))
+        return tap(self, x, t, context, wanted, inject, stop)
+
+    monkeypatch.setattr(UNet, "tap", counted)
+    return seen
+
+
+# ---- features kept from the inversion ----
+
+
+@pytest.mark.parametrize("how", OPTIONS.values(), ids=OPTIONS)
+def test_kept_features_make_the_same_picture_to_the_bit(golden_unet, inputs, guide, how):
+    plain, keeping = guide(how), guide(how, EDIT.taps())
+    assert keeping.x_T.equal(plain.x_T) and keeping.residuals == plain.residuals and not plain.features
+    assert sorted(keeping.features) == sorted(EDIT.taps())
+    assert torch.equal(edited(golden_unet, inputs, keeping), edited(golden_unet, inputs, plain))
+
+
+def test_with_kept_features_the_edit_has_no_pass_of_its_own_for_the_guidance(golden_unet, inputs, guide, calls):
+    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    keeping, inversion = guide(how, EDIT.taps()), len(calls)
+    assert inversion == 5 + 1  # five steps, and the last level
+    edited(golden_unet, inputs, keeping)
+    assert calls[inversion:] == [(2, False)] * 5
+    plain, before = guide(how), len(calls)
+    edited(golden_unet, inputs, plain)
+    assert calls[before:] == [(1, True), (2, False)] * 4 + [(2, False)]  # past both thresholds: none either
+
+
+def test_checks_of_the_inversion_cost_nothing_but_the_last(guide, calls):
+    G = guide(Inversion(steps=5, at="current", iterations=0, checks=5))
+    assert len(G.residuals) == 5 and len(calls) == 5 + 1
+
+
+@pytest.mark.parametrize("at, iterations", [("next", 0), ("last", 1)])
+def test_checks_do_not_decide_what_is_kept(guide, at, iterations):
+    with_checks, without = (guide(Inversion(5, at, iterations, checks=n), EDIT.taps()).features for n in (5, 0))
+    assert with_checks.keys() == without.keys()
+    for t, features in without.items():
+        assert all(torch.equal(f, with_checks[t].f[layer]) for layer, f in features.f.items())
+        assert all(torch.equal(a.q, with_checks[t].A[layer].q) for layer, a in features.A.items())
+
+
+def test_features_kept_at_the_iterate_before_are_near(golden_unet, inputs, guide):
+    """eps(x_t, t') belongs to t', but to the latent before: not equal, and the nearer the finer the inversion.
+
+    So does the default's to a point that is predicted. (A random network is rougher than a trained one, on which
+    `tools.experiments kept-features` measures both.)
+    """
+    distance = {}
+    for how in (Inversion(n, at, i) for n in (10, 100) for at, i in (("next", 0), ("last", 1))):
+        exact, near = edited(golden_unet, inputs, guide(how)), edited(golden_unet, inputs, guide(how, EDIT.taps()))
+        distance[how.at, how.steps] = relative(near, exact)
+    assert 0 < distance["next", 100] < distance["next", 10] / 3  # ten times finer
+    assert 0 < distance["last", 100] < distance["last", 10] / 5  # measured: 9 times
+    assert distance["last", 100] < distance["next", 100]
+
+
+def test_what_was_not_kept_is_computed(golden_unet, inputs, guide):
+    """Features for other thresholds or layers: those that are there are used, the edit is the same as without."""
+    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    for s in (replace(EDIT, tau_A=0.8), replace(EDIT, f_layers=decoder(3, 4)), replace(EDIT, tau_f=0.2, tau_A=0.0)):
+        assert torch.equal(
+            edited(golden_unet, inputs, guide(how, EDIT.taps()), s), edited(golden_unet, inputs, guide(how), s)
+        )
+
+
+def test_only():
+    (L4,), (L5,) = decoder(4), decoder(5)
+    x = torch.zeros(1, 1, 1, 1)
+    features = Features({L4: x}, {L5: Attn(q=x, k=x + 1)})
+    assert features.only(Tap(f=[L4])) == Features({L4: x})
+    got = features.only(Tap(q=[L5], k=[L5]))
+    assert not got.f and got.A[L5].k is features.A[L5].k
+    assert features.only(Tap(f=[L5])) is None and features.only(Tap(q=[L4], k=[L4])) is None
+
+
+@pytest.mark.parametrize("place", ["device", "memory", "disk", "not beside"])
+def test_features_are_the_same_wherever_they_are_kept(golden_unet, inputs, guide, monkeypatch, place):
+    room = cycle({"device": [2**40], "memory": [0, 2**40], "disk": [0], "not beside": [2**40]}[place])
+    monkeypatch.setattr(kept, "free_memory", lambda device: next(room))
+    store, place = Kept(torch.device("cpu"), 4, place != "not beside"), place.replace("not beside", "memory")
+    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    G = guide(how, EDIT.taps(), store)
+    assert store.place == place and G.features is store and len(store) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "__getitem__", lambda *args: pytest.fail("read, to see whether it is there"))
+        assert max(store) in store and 1000 not in store
+    assert torch.equal(edited(golden_unet, inputs, G), edited(golden_unet, inputs, guide(how)))
+    if place == "disk":
+        folder = store._folder
+        assert len(list(folder.iterdir())) == 4
+        del store[max(store)]
+        assert len(list(folder.iterdir())) == 3
+        store._temporary.cleanup()
+        assert not folder.exists()
+
+
+def test_the_first_place_with_room_for_all(monkeypatch):
+    features = Features({decoder(4)[0]: torch.zeros(1, 1, 25, 10)})  # 1000 bytes
+    monkeypatch.setattr(kept, "free_memory", lambda device: 20_000)
+    for levels, place in ((10, "device"), (11, "disk")):  # half of what is free
+        store = Kept(torch.device("cpu"), levels)
+        store[1] = features
+        assert store.place == place
+
+
+def test_the_place_is_chosen_again_for_the_first_level_with_q_and_k(golden_unet, inputs, guide, monkeypatch):
+    """An inversion begins with levels of f alone: room for as many of those is not room for all."""
+    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    sizes = [sum(x.nbytes for x in kept.flat(f).values()) for f in guide(how, EDIT.taps()).features.values()]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1] / 2  # in the order in which they come
+    monkeypatch.setattr(kept, "free_memory", lambda device: 2 * 4 * sizes[0])
+    store = Kept(torch.device("cpu"), 4)
+    G = guide(how, EDIT.taps(), store)
+    on_disk = [isinstance(there, Path) for there in store._there.values()]
+    assert on_disk == [size > sizes[0] for size in sizes] and len(set(on_disk)) == 2
+    assert torch.equal(edited(golden_unet, inputs, G), edited(golden_unet, inputs, guide(how)))
+
+
+# ---- one softmax for all branches ----
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Rows of q in each call of the fused kernel."""
+    seen, fused = [], F.scaled_dot_product_attention
+    counted = lambda q, *args, **how: seen.append(len(q)) or fused(q, *args, **how)  # noqa: E731
+    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", counted)
+    return seen
+
+
+def test_one_softmax_serves_all_branches(batches):
+    torch.manual_seed(0)
+    attention = Attention(32, 32, heads=4)
+    share_softmax(attention)
+    x, (q, k) = torch.randn(3, 50, 32), torch.randn(2, 1, 4, 50, 8)
+    shared, _ = attention(x, inject=Attn(q=q, k=k))
+    apart, _ = attention(x, inject=Attn(q=q.expand(3, -1, -1, -1), k=k.expand(3, -1, -1, -1)))
+    assert batches == [1, 3] and relative(shared, apart) <= 1e-6
+
+
+def test_a_head_that_would_be_too_wide_is_not_shared(batches):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 2, 9, 160), torch.randn(1, 2, 9, 160), torch.randn(2, 2, 9, 160)
+    assert relative(attend_once(q, k, v), attend_once(q.expand(2, -1, -1, -1), k, v)) <= 1e-6
+    assert batches == [2, 2]
+    attend_once(q[..., :128], k[..., :128], v[..., :128])
+    assert batches == [2, 2, 1]  # 2 · 128 is just as wide as the kernels go
+
+
+# ---- upsampling by four small convolutions ----
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 3, 5), (2, 8, 4, 4), (1, 8, 1, 1)])
+def test_upsampling_folded(shape):
+    torch.manual_seed(0)
+    up, x = Upsample(8), torch.randn(shape)
+    with torch.no_grad():
+        folded = FoldedUpsample(up)
+        assert relative(folded(x), up(x)) <= 1e-6
+    assert set(folded.state_dict()) == {"conv.weight", "conv.bias"}
+
+
+def test_folded_weights_are_summed_in_float32():
+    """In half precision each sum is rounded once, and is the nearest number to the sum."""
+    torch.manual_seed(0)
+    up = FoldedUpsample(Upsample(8).half())
+    exact = up.conv.weight[:, :, 1:, 1:].double().sum(dim=(2, 3))
+    assert up.quarters.dtype == torch.float16 and torch.equal(up.quarters[0, 0, :, :, 1, 1], exact.half())
+
+
+def test_a_loaded_model_is_folded_on_the_cpu_and_draws_the_same():
+    sd = minipnp.load(ROOT / "weights/bundled", device="cpu")
+    ups = [m for network in (sd.unet, sd.vae) for m in network.modules() if isinstance(m, Upsample)]
+    assert len(ups) == 3 + 2 and all(isinstance(up, FoldedUpsample) for up in ups)
+    x, text = sd.noise(16, 16, 0), sd.embed("a flat icon of a cow")
+    with torch.no_grad():
+        folded, picture = sd.unet(x, 501, text), sd.decode(x)
+        for network in (sd.unet, sd.vae):
+            unfold(network)
+        # Through a whole network roundings add up: 1e-5, ten times what one layer has.
+        assert relative(folded, sd.unet(x, 501, text)) <= 1e-5 and relative(picture, sd.decode(x)) <= 1e-5
+
+
+def test_only_the_cpu_folds():
+    network = torch.nn.Sequential(Upsample(2))
+    suit(network, torch.device("mps"))
+    assert type(network[0]) is Upsample
+    suit(network, torch.device("cpu"))
+    assert type(network[0]) is FoldedUpsample
+
+
+# ---- torch.compile ----
+
+
+def test_blocks_compile_whole_with_their_slots(golden_unet, inputs):
+    """Without a break of the graph, for every kind of slot that Plug-and-Play uses. Backend eager: the same kernels."""
+    import copy
+
+    unet, graphs = copy.deepcopy(golden_unet), []
+
+    def eager(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compile_blocks(unet.decoder[4], backend=eager, fullgraph=True)  # a row that takes f and A; all take half a minute
+    G = replace(_guidance(golden_unet, inputs), features={})
+    assert torch.equal(edited(unet, inputs, G), edited(golden_unet, inputs, G))
+    assert len(graphs) >= 4  # ResBlock and transformer, each with its slot filled and empty
+    torch._dynamo.reset()
+
+
+def _guidance(unet, inputs):
+    with torch.no_grad():
+        return guidance_from_latent(
+            unet, inputs["x"], inputs["null"], 5, Inversion(steps=5, at="current", iterations=0)
+        )
+
+
+# ---- low memory ----
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return minipnp.load(ROOT / "weights/bundled", device="cpu")
+
+
+def test_low_memory_draws_the_same_with_one_network_on_the_device(bundled, monkeypatch):
+    sd = minipnp.load(ROOT / "weights/bundled", device="cpu", low_memory=True)
+    assert isinstance(sd, LowMemory) and not sd.keeper(1).beside and bundled.keeper(1).beside
+    draw = dict(prompt="a flat icon of a cow", steps=2, seed=1)
+    expected = minipnp.draw(bundled, **draw)
+    moves, move = [], torch.nn.Module.to
+    names = {id(sd.unet): "unet", id(sd.vae): "vae", id(sd.text_encoder): "text"}
+    monkeypatch.setattr(
+        torch.nn.Module, "to", lambda self, where: moves.append((names[id(self)], str(where))) or move(self, where)
+    )
+    monkeypatch.setattr(sd.unet, "forward", lambda *a, f=sd.unet.forward: moves.append("evaluated") or f(*a))
+    object.__setattr__(sd, "device", torch.device("cpu", 0))  # told from where the others rest
+    assert torch.equal(minipnp.draw(sd, **draw), expected)
+    turns = [[("unet", "cpu"), (name, "cpu:0"), (name, "cpu"), ("unet", "cpu:0")] for name in ("text", "text", "vae")]
+    assert moves == [*turns[0], *turns[1], "evaluated", "evaluated", *turns[2]]
+
+
+def test_tiles_cover_every_size_and_overlap():
+    for cells in (1, TILE, TILE + OVERLAP + 1, 96, 100, 128, 200):
+        starts = low_memory._starts(cells, TILE)
+        ends = [min(start + TILE, cells) for start in starts]
+        assert starts[0] == 0 and ends[-1] == cells
+        assert all(end - start >= OVERLAP for end, start in zip(ends, starts[1:], strict=False))
+
+
+def test_a_picture_of_one_tile_is_decoded_as_a_whole(bundled):
+    x = bundled.noise(16, 24, 0)
+    assert torch.equal(decode_in_tiles(bundled, x), bundled.decode(x))
+
+
+def test_a_picture_that_memory_is_too_short_for_is_decoded_in_tiles_and_it_is_said(bundled, monkeypatch):
+    """As on a device where more than 48 cells a side are too many at once; tiles of 32, as --low-memory has 64."""
+    decode, x = bundled.vae.decode, bundled.noise(8, 72, 0)
+
+    def tight(x0):
+        if max(x0.shape[2:]) > 48:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(x0)
+
+    monkeypatch.setattr(bundled.vae, "decode", tight)
+    with pytest.warns(UserWarning, match="decoded in tiles"):
+        tiles = bundled.decode(torch.cat([x, x]))
+    monkeypatch.undo()
+    assert torch.equal(tiles[:1], decode_in_tiles(bundled, x, 32)) and torch.equal(tiles[:1], tiles[1:])
+    assert tiles.shape == (2, 3, 32, 288) and not torch.equal(tiles[:1], bundled.decode(x))
+
+
+def test_tiles_show_no_seam(bundled, monkeypatch):
+    """Near the whole picture's decoding (norms see a tile only), and not less near at the seams than elsewhere."""
+    monkeypatch.setattr(low_memory, "TILE", 16)
+    monkeypatch.setattr(low_memory, "OVERLAP", 4)
+    picture = torch.linspace(-1, 1, 160).repeat(1, 3, 160, 1) * torch.linspace(0.5, 1, 160)[:, None]
+    x = bundled.encode(picture)
+    tiles, whole = decode_in_tiles(bundled, x), bundled.decode(x)
+    assert tiles.shape == whole.shape and (tiles - whole).abs().max() < 0.25  # of a range of 2; measured 0.23
+    for rows, columns in ((2, 3), (3, 2)):
+        step = (tiles - whole).diff(dim=columns).abs().amax(dim=(0, 1, rows))
+        assert step[4:-4].max() < 0.05  # the picture's own edges aside. Not blended: 0.16 and 0.09; blended: 0.02

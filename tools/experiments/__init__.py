@@ -1,0 +1,1 @@
+"""Experiments with Plug-and-Play's settings on the bundled model: python -m tools.experiments NAME [options]."""

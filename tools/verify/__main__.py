@@ -1,0 +1,5 @@
+import sys
+
+from tools.verify.verify import main
+
+sys.exit(main())
