@@ -60,15 +60,21 @@ def check_at(at: str, iterations: int) -> None:
         raise InputError(f"inversion at {at!r}: give 'next' or 'current', or 'last' with a fixed-point iteration")
 
 
-def invert(
-    eps: Eps, x: Tensor, levels: list[int], at: str = "next", iterations: int = 0
-) -> Iterator[tuple[int, Tensor]]:
+def invert(eps: Eps, x: Tensor, levels: list[int], at: str, iterations: int) -> Iterator[tuple[int, Tensor]]:
     """From the clean x up through `levels` (noisiest first, as for `sample`); yields (level, latent) after each step.
 
-    The exact inverse of a sampling step from t' to t needs ε(x', t') at the point x' that is sought. `at` says where it
-    is taken instead: "next": ε(x, t'), as pnp-diffusers does; "current": ε(x, t), as plug-and-play does; "last": that
-    with which the step before ended (the first step: as "next"), which costs nothing but needs an iteration. Each of
-    the `iterations` then puts the x' found so far into the implicit equation x' = step(x, ε(x', t')).
+    The exact inverse of a sampling step from t' to t needs ε(x', t') at the point x' that is sought. `at` says what
+    takes its place in the step from x at t:
+
+        "next"     ε(x, t'), as pnp-diffusers has it
+        "current"  ε(x, t), as plug-and-play has it
+        "last"     the ε with which the step before ended, which costs nothing; in the first step ε(x, t')
+
+    Each of the `iterations` then puts the x' found so far into the implicit equation x' = step(x, ε(x', t')). Two steps
+    of "last" with one iteration, from the clean level through t = 1 to 21:
+
+        e = ε(x_0, 1)     x' = step(x_0, e)    e = ε(x', 1)      x_1 = step(x_0, e)
+        e as it is        x' = step(x_1, e)    e = ε(x', 21)     x_21 = step(x_1, e)
     """
     check_at(at, iterations)
     for t_next, t in reversed(pairs(levels)):
@@ -80,6 +86,11 @@ def invert(
             x_next = step(x, e, t, t_next)
         x = x_next
         yield t_next, x
+
+
+def combine(e: Tensor | float, e_other: Tensor | float, w: float) -> Tensor | float:
+    """w·e + (1−w)·e_other: classifier-free guidance, Eq. (5), and the mixture of two prompts in Eq. (6)."""
+    return w * e + (1 - w) * e_other
 
 
 def guided(
@@ -95,10 +106,13 @@ def guided(
     """
     if negative is None:
         alpha = 1.0
-    weighted = [(w, text, -1), ((1 - w) * alpha, null, 0), ((1 - w) * (1 - alpha), negative, 0)]
-    weights, texts, index = zip(*(branch for branch in weighted if branch[0] != 0), strict=True)
-    e = unet(x, t, torch.cat(texts), inject.rows(list(index)))
-    return sum(weight * e[i : i + 1] for i, weight in enumerate(weights))
+    weights = {"P": w, "∅": (1 - w) * alpha, "P_n": (1 - w) * (1 - alpha)}
+    branches = [name for name, weight in weights.items() if weight != 0]
+    texts = {"P": text, "∅": null, "P_n": negative}
+    rows = [-1 if name == "P" else 0 for name in branches]
+    e = unet(x, t, torch.cat([texts[name] for name in branches]), inject.rows(rows))
+    e = dict.fromkeys(weights, 0.0) | dict(zip(branches, e.split(1), strict=True))
+    return combine(e["P"], combine(e["∅"], e["P_n"], alpha), w)
 
 
 def residual(eps: Eps, x: Tensor, x_next: Tensor, t: int, t_next: int) -> float:

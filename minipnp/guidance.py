@@ -1,15 +1,16 @@
 """The guidance image's own denoising x^G_t: inverted from a picture, or generated from a text."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from minipnp.ddim import CLEAN, check_at, guided, invert, pairs, residual, sample, timesteps
+from minipnp.ddim import CLEAN, check_at, guided, invert, residual, sample, timesteps
 from minipnp.errors import InputError
+from minipnp.options import COUNT, STEPS, Options, choice, option
 from minipnp.slots import Features, Tap
 from minipnp.unet import UNet
 
@@ -22,50 +23,56 @@ def silent(things: Iterable, total: int, what: str) -> Iterable:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What Plug-and-Play reads of the guidance image.
+    """What the editing methods read of the guidance image's denoising.
 
     latents: x^G_t [1, 4, h, w] at the levels t of the edit to come. x_T: where it starts. x_0: the clean latent.
     texts: [1, 77, width], the text under which features are taken; or [2, 77, width]: the first for the unconditional
-    branches, the second for the conditional one. residuals: `ddim.residual` by level, at a few steps of the inversion.
-    resampled: the latents were sampled from x_T, and are not those of the inversion. features: by level, those of the
-    passes that made the latents, where they were kept.
+    branches, the second for the conditional one. resampled: the latents were sampled from x_T, and are not those of the
+    inversion. features: by level, those of the passes that made the latents, where they were kept.
     """
 
     latents: dict[int, Tensor]
     x_T: Tensor
     x_0: Tensor
     texts: Tensor
-    residuals: dict[int, float] = field(default_factory=dict)
     resampled: bool = False
     features: Mapping[int, Features] = field(default_factory=dict)
 
     def levels(self, steps: int) -> list[int]:
         """`timesteps(steps)`, of the edit. Raises InputError where the guidance was made for another one."""
-        if set(levels := timesteps(steps)) != set(self.latents):
+        levels = timesteps(steps)
+        if set(levels) != set(self.latents):
             raise InputError(f"the guidance was made for an edit in {len(self.latents)} steps, not in {steps}")
         return levels
 
+    def for_steps(self, steps: int) -> "Guidance":
+        """This guidance for an edit in so many steps, where it has their levels. InputError: it has not.
+
+        Latents that were sampled again from x_T belong to the steps they were sampled in.
+        """
+        levels, there = timesteps(steps), len(self.latents)
+        if not self.latents.keys() >= set(levels) or (self.resampled and steps != there):
+            raise InputError(f"made for an edit in {there} steps: give --steps {there}, or `minipnp invert` again")
+        x_T = self.x_T if self.resampled else self.latents[levels[0]]
+        return replace(self, latents={t: self.latents[t] for t in levels}, x_T=x_T)
+
 
 @dataclass(frozen=True)
-class Inversion:
-    """How a picture is inverted. The defaults are what docs/performance.md found to be enough.
+class Inversion(Options):
+    """How a picture is inverted. The defaults are what docs/performance.md found to be enough."""
 
-    steps: None: those of the edit. at, iterations: see `ddim.invert`. resample: 0: x^G_t are the inverted latents (if
-    these have all levels of the edit); n: they are sampled again from x_T in n steps, as the paper's Algorithm 1 does.
-    checks: steps at which the residual is measured, one evaluation of the network each.
-    """
-
-    steps: int | None = None
-    at: str = "last"
-    iterations: int = 1
-    resample: int = 0
-    checks: int = 0
+    steps: int | None = option(
+        None, "steps of the inversion (default: those of the edit)", STEPS, name="inversion_steps"
+    )
+    at: str = option(
+        "last", "where a step of the inversion first takes eps", choice("next", "current", "last"), name="inversion_at"
+    )
+    iterations: int = option(1, "iterations of the implicit equation in a step", COUNT, name="fixed_point")
+    resample: int = option(0, "sample the guidance again in so many steps; 0: only where the edit needs it", COUNT)
 
     def __post_init__(self):
-        timesteps(1 if self.steps is None else self.steps)
+        super().__post_init__()
         check_at(self.at, self.iterations)
-        if min(self.iterations, self.resample, self.checks) < 0:
-            raise InputError("the inversion's iterations, resampling steps and checks cannot be less than 0")
 
     def steps_for(self, edit_steps: int) -> int:
         return self.steps or edit_steps
@@ -87,6 +94,13 @@ class Inversion:
             raise InputError(f"inverted to t = {start}, not near {down[0]}: give {len(down)} inversion steps, or 999")
         return [t for t in up if t <= start], down
 
+    def keeps_features(self, edit_steps: int) -> bool:
+        """Whether the inversion's own passes are at the latents that the edit reads, or as near as makes no difference.
+
+        Their features then serve the edit, which makes no passes for the guidance (docs/performance.md).
+        """
+        return self.at != "next" or bool(self.schedule(edit_steps)[1])
+
 
 def guidance_from_latent(
     unet: UNet, x_0: Tensor, null: Tensor, edit_steps: int, how: Inversion = Inversion(), progress: Progress = silent,
@@ -94,41 +108,30 @@ def guidance_from_latent(
 ) -> Guidance:  # fmt: skip
     """x^G_T ← DDIM-inv(I^G), the first line of Algorithm 1: under the empty prompt `null` [1, 77, width], unguided.
 
-    keep: what to keep by level (`PnP.taps`), in `features`, from the passes that are made anyway. Where ε is taken at
-    "current", or the source is resampled, these passes are at x^G_t itself, and the edit needs none of its own; else
-    they are at the last iterate before it, and near to that: the nearer, the more iterations (docs/performance.md).
+    keep: what to store by level (`PnP.taps`), in `features`, while inverting, so that the edit need not run the UNet on
+    the guidance image. Where ε is taken at "current", or the source is resampled, the inversion's passes are at x^G_t
+    itself, and the features are exact; else they are taken at the last iterate before x^G_t, and near to it.
     """
-    edit, (up, down) = timesteps(edit_steps), how.schedule(edit_steps)
-    start, features = up[0], {} if features is None else features
-    wanted, last = {} if down else keep, (None, None, None)
+    edit = timesteps(edit_steps)
+    up, down = how.schedule(edit_steps)
+    features = {} if features is None else features
+    wanted = {} if down else keep
 
     def eps(x: Tensor, t: int) -> Tensor:
-        nonlocal last
-        if last[0] is not x or last[1] != t:  # what a check evaluates may be the next step's
-            if t in wanted:
-                e, features[t] = unet.tap(x, t, null, wanted[t])
-            else:
-                e = unet(x, t, null)
-            last = x, t, e
-        return last[2]
+        if t not in wanted:
+            return unet(x, t, null)
+        e, features[t] = unet.tap(x, t, null, wanted[t])
+        return e
 
-    checked = set(up[:: -(-len(up) // how.checks)]) if how.checks else set()
-    measured = eps if how.at == "current" else lambda x, t: unet(x, t, null)  # no check decides what is kept
-    x, latents, residuals = x_0, {}, {}
-    steps = progress(invert(eps, x_0, up, how.at, how.iterations), len(up), "inversion")
-    for (_, x_next), (t_next, t) in zip(steps, reversed(pairs(up)), strict=True):
-        if t_next in checked:
-            residuals[t_next] = residual(measured, x, x_next, t, t_next)
-        if t_next in edit:
-            latents[t_next] = x_next
-        x = x_next
-    x_T = x
-    if start in wanted and how.at == "current":  # the one level at which the inversion has no evaluation
-        eps(x_T, start)
+    inverting = progress(invert(eps, x_0, up, how.at, how.iterations), len(up), "inversion")
+    latents = {t: x for t, x in inverting if t in edit or t == up[0]}
+    x_T = latents[up[0]]
+    if up[0] in wanted and how.at == "current":  # the one level at which the inversion has no evaluation
+        eps(x_T, up[0])
     if down:
-        wanted, last = keep, (None, None, None)  # of a check's pass at x_T nothing was kept
+        wanted = keep
         latents = _resample(eps, x_T, down, edit, progress, "resampling")
-    return Guidance({t: latents[t] for t in edit}, x_T, x_0, null, residuals, bool(down), features)
+    return Guidance({t: latents[t] for t in edit}, x_T, x_0, null, bool(down), features)
 
 
 def guidance_from_text(
@@ -154,3 +157,19 @@ def _resample(eps, x_T: Tensor, down: list[int], keep: list[int], progress: Prog
     """x^G_{t−1} ← DDIM-samp(x^G_t, z^G_{t−1}) from x_T; the latents at the levels in `keep`."""
     steps = progress(sample(eps, x_T, down), len(down), what)
     return {t: x for t, x in chain([(down[0], x_T)], steps) if t in keep}
+
+
+def residuals(unet: UNet, G: Guidance, checks: int) -> dict[int, float]:
+    """How far the inversion is from what sampling would undo, at about so many of the guidance's levels, evenly.
+
+    By level the `ddim.residual` of the step to it from the level below: 0 is exact. One evaluation of ε_θ each.
+    """
+    levels = sorted(G.latents)
+    below = dict(zip(levels, [CLEAN, *levels], strict=False))
+    x = {**G.latents, CLEAN: G.x_0}
+
+    def eps(x: Tensor, t: int) -> Tensor:
+        return unet(x, t, G.texts[:1])
+
+    checked = levels[:: -(-len(levels) // checks)]
+    return {t: residual(eps, x[below[t]], x[t], below[t], t) for t in checked}

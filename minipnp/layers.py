@@ -14,7 +14,7 @@ from minipnp.slots import Attn
 
 
 def repeated(x: Tensor, n: int) -> Tensor:
-    """A batch of one seen as a batch of n, without a copy: what all branches share is computed once."""
+    """Expand one row to n without copying: what all branches share is computed once."""
     return x if len(x) == n else x.expand(n, *x.shape[1:])
 
 
@@ -58,20 +58,19 @@ class Attention(nn.Module):
         self.attend = attend  # machine/ puts a faster form of the same function here
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None, inject: Attn | None = None, tap_map=False, stop_at_qk=False
-    ) -> tuple[Tensor | None, Attn]:
+        self, x: Tensor, context: Tensor | None = None, inject: Attn | None = None, tap_map: bool = False
+    ) -> tuple[Tensor, Attn]:
         """x: [B, N, C], context: the text, [B, 77, its width], or None for x itself → [B, N, C], and q, k, v (and map).
 
         inject: see `Attn`; a quantity that is given, or that nothing needs any more, is not computed.
-        tap_map: also return the map, as it is used, after an edit. stop_at_qk: return q and k only.
+        tap_map: also return the map, as it is used, after an edit.
         """
-        slot, y = inject or Attn(), x if context is None else context
+        slot = inject or Attn()
+        y = x if context is None else context
         q = k = None
         if slot.map is None:
             q = self.split(self.q(x)) if slot.q is None else slot.q
             k = self.split(self.k(y)) if slot.k is None else slot.k
-        if stop_at_qk:
-            return None, Attn(q=q, k=k)
         v = self.split(self.v(y)) if slot.v is None else slot.v
 
         A = slot.map
@@ -138,16 +137,14 @@ class Transformer(nn.Module):
 
     def forward(
         self, x: Tensor, context: Tensor, inject_A: Attn | None = None, inject_M: Attn | None = None,
-        tap_A=False, tap_M=False, stop_at_qk=False,
-    ) -> tuple[Tensor | None, Attn, Attn | None]:  # fmt: skip
+        tap_A: bool = False, tap_M: bool = False,
+    ) -> tuple[Tensor, Attn, Attn]:  # fmt: skip
         """x: [B, C, H, W], context: the text, [B, 77, its width] → [B, C, H, W], and what the two attentions give back.
 
-        A stream of one row meets as many rows of text as there are here: from then on it has that many.
+        One latent may serve n rows of text: x is broadcast at the cross-attention, and the output has n rows.
         """
         h = self.tokens(x)  # [B, N, C]
-        out, A = self.self_attn(self.norm1(h), None, inject_A, tap_A, stop_at_qk)
-        if out is None:
-            return None, A, None
+        out, A = self.self_attn(self.norm1(h), None, inject_A, tap_A)
         h = h + out
         out, M = self.cross_attn(self.norm2(h), context, inject_M, tap_M)
         h = h + out

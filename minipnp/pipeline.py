@@ -5,6 +5,8 @@ G = minipnp.guidance_from_picture(sd, picture)
 pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"], settings=minipnp.PnP(scale=3))
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,12 +14,8 @@ from minipnp.ddim import guided, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
 from minipnp.model import StableDiffusion
+from minipnp.options import SEED, Options, option, scale_option, steps_option, whole
 from minipnp.pnp import PnP, plug_and_play
-
-
-def keeps_features(how: Inversion, edit_steps: int) -> bool:
-    """Whether the passes that are made for the guidance are those that the edit needs, or as good, so it makes none."""
-    return how.at != "next" or bool(how.schedule(edit_steps)[1])
 
 
 @torch.no_grad()
@@ -49,13 +47,15 @@ def guidance_from_prompt(
 @torch.no_grad()
 def translate(
     sd: StableDiffusion, G: Guidance, prompts: list[str], negative: str | None = None, settings: PnP = PnP(),
-    random_start: int | None = None, progress: Progress = silent,
+    progress: Progress = silent,
 ) -> Tensor:  # fmt: skip
-    """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]. random_start: a seed for x_T (ablation)."""
-    if random_start is not None:
+    """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]."""
+    x_T = None
+    if settings.random_start is not None:
         check_noise(settings.steps)
-    x_T = None if random_start is None else sd.noise(*G.x_T.shape[2:], random_start)
-    texts, against = [sd.embed(prompt) for prompt in prompts], None if negative is None else sd.embed(negative)
+        x_T = sd.noise(*G.x_T.shape[2:], settings.random_start)
+    texts = [sd.embed(prompt) for prompt in prompts]
+    against = None if negative is None else sd.embed(negative)
     steps = plug_and_play(sd.unet, G, texts, sd.embed(""), against, settings, x_T)
     *_, (_, x_0) = progress(steps, settings.steps, "translation")
     return sd.decode(x_0)
@@ -70,16 +70,29 @@ def reconstruct(sd: StableDiffusion, G: Guidance, progress: Progress = silent) -
     return sd.decode(x_0)
 
 
+@dataclass(frozen=True)
+class Sampling(Options):
+    """How a picture is drawn from text alone."""
+
+    steps: int = steps_option()
+    scale: float = scale_option(7.5)
+    seed: int = option(0, "seed of the noise", SEED)
+    width: int | None = option(None, "width in pixels (default: the model's own)", whole(1))
+    height: int | None = option(None, "height in pixels (default: the model's own)", whole(1))
+
+
 @torch.no_grad()
 def draw(
-    sd: StableDiffusion, prompt: str, seed: int = 0, steps: int = 50, scale: float = 7.5, negative: str | None = None,
-    height: int | None = None, width: int | None = None, progress: Progress = silent,
+    sd: StableDiffusion, prompt: str, settings: Sampling = Sampling(), negative: str | None = None,
+    progress: Progress = silent,
 ) -> Tensor:  # fmt: skip
     """A picture from text alone: [1, 3, H, W], about [−1, 1]."""
-    x_T = start(sd, height or sd.size, width or sd.size, seed, steps)
-    text, null = sd.embed(prompt), sd.embed(negative or "")
-    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x_T, timesteps(steps))
-    *_, (_, x_0) = progress(denoising, steps, "sampling")
+    s = settings
+    x_T = start(sd, s.height or sd.size, s.width or sd.size, s.seed, s.steps)
+    text = sd.embed(prompt)
+    null = sd.embed(negative or "")
+    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, s.scale), x_T, timesteps(s.steps))
+    *_, (_, x_0) = progress(denoising, s.steps, "sampling")
     return sd.decode(x_0)
 
 

@@ -6,7 +6,7 @@ the shares of the steps before that). A is overridden by its queries and keys: t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,39 +15,42 @@ from torch import Tensor
 from minipnp.ddim import guided, pairs, step, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
+from minipnp.options import LAYERS, SEED, SHARE, SWITCH, Options, choice, option, scale_option, steps_option
 from minipnp.slots import Features, Layer, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE, UNet
 
+ALPHA_SCHEDULES: dict[str, Callable[[float, float], float]] = {  # α and the share of the steps so far → α of a step
+    "constant": lambda alpha, done: alpha,
+    "linear": lambda alpha, done: alpha * (1 - done),
+    "exp": lambda alpha, done: alpha * math.exp(-6 * done),
+}
+
 
 @dataclass(frozen=True)
-class PnP:
-    """The settings of an edit in 1 to 999 steps. The defaults are those of pnp-diffusers.
+class PnP(Options):
+    """The settings of an edit. The defaults are those of pnp-diffusers.
 
-    tau_f, tau_A: shares of the steps, 0 to 1, counted from the noisiest, in which f of the ResBlocks in f_layers and A
-    of A_layers are injected; inclusive: one step more each, as plug-and-play counts. scale: w of Eq. (5). alpha: α of
-    Eq. (6), 1: only ∅, 0: only P_n; alpha_schedule: it stays ("constant") or falls, to 0 ("linear") or α/e⁶ ("exp").
+    Shares of the steps count from the noisiest. alpha: 1 weighs only ∅, 0 only P_n. alpha_schedule: α stays
+    ("constant") or falls, to 0 ("linear") or to α/e⁶ ("exp").
     """
 
-    steps: int = 50
-    tau_f: float = 0.8
-    tau_A: float = 0.5
-    scale: float = 7.5
-    alpha: float = 0.0
-    alpha_schedule: str = "constant"
-    inclusive: bool = False
-    f_layers: tuple[Layer, ...] = decoder(4)
-    A_layers: tuple[Layer, ...] = decoder(4, 5, 6, 7, 8, 9, 10, 11)
+    steps: int = steps_option()
+    tau_f: float = option(0.8, "share of the steps in which features f are injected", SHARE)
+    tau_A: float = option(0.5, "share of the steps in which self-attention A is injected", SHARE)
+    scale: float = scale_option(7.5)
+    alpha: float = option(0.0, "weight α of the empty against the negative prompt, Eq. (6)", SHARE)
+    alpha_schedule: str = option("constant", "how α changes over the steps", choice(*ALPHA_SCHEDULES))
+    inclusive: bool = option(False, "inject in one step more each, as plug-and-play counts", SWITCH)
+    f_layers: tuple[Layer, ...] = option(decoder(4), "decoder layers whose f is injected", LAYERS)
+    A_layers: tuple[Layer, ...] = option(decoder(*range(4, 12)), "decoder layers whose A is injected", LAYERS)
+    random_start: int | None = option(None, "ablation: start from noise of this seed, not from the guidance's", SEED)
 
     def __post_init__(self):
-        timesteps(self.steps)
-        for name in ("tau_f", "tau_A", "alpha"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} = {getattr(self, name)}: give a share from 0 to 1")
-        if bare := {*self.A_layers} - {*ATTENTIONS} | {at for at in self.f_layers if "R" not in TABLE[at].what}:
-            raise InputError(f"no self-attention, or no f, to inject in {', '.join(map(str, sorted(bare)))}")
-        if not math.isfinite(self.scale):
-            raise InputError(f"guidance scale {self.scale}: give a number")
-        self.alphas()
+        super().__post_init__()
+        if bare := {*self.A_layers} - {*ATTENTIONS}:
+            raise InputError(f"A_layers: no self-attention in {', '.join(map(str, sorted(bare)))}; give from 3 to 11")
+        if bare := {layer for layer in self.f_layers if "R" not in TABLE[layer].what}:
+            raise InputError(f"f_layers: no ResBlock in {', '.join(map(str, sorted(bare)))}; give decoder layers")
 
     def injected_steps(self, tau: float) -> int:
         """How many steps inject. A share like 0.58 of 50 is 29 steps, though 50 · 0.58 is 28.999… in floating point."""
@@ -66,16 +69,8 @@ class PnP:
 
     def alphas(self) -> list[float]:
         """α of Eq. (6) for each step."""
-        n = self.steps
-        ramp = [i / max(n - 1, 1) for i in range(n)]  # 0 … 1
-        schedules = {
-            "constant": [self.alpha for _ in ramp],
-            "linear": [self.alpha * (1 - r) for r in ramp],
-            "exp": [self.alpha * math.exp(-6 * r) for r in ramp],
-        }
-        if self.alpha_schedule not in schedules:
-            raise InputError(f"alpha schedule {self.alpha_schedule!r}: give one of {', '.join(schedules)}")
-        return schedules[self.alpha_schedule]
+        schedule = ALPHA_SCHEDULES[self.alpha_schedule]
+        return [schedule(self.alpha, i / max(self.steps - 1, 1)) for i in range(self.steps)]
 
 
 @torch.no_grad()

@@ -3,15 +3,15 @@
 All editing methods are differences in this one object. A slot is an argument of a layer's `forward`, `None` by default:
 
 * *override*: a tensor takes the place of the layer's own, which is then not computed: `f` of a ResBlock; `q`, `k`, `v`
-  of an attention, or its whole `map`;
+  of an attention, or its whole `map`; `s`, the skip connection into a decoder layer;
 * *edit*: a pure function of the layer's own attention map;
 * *mask*: which keys a query may attend to;
 * *tap*: the values that come back to the caller, and that later slots of the same pass can read.
 
 What one pass gives has the type of what another takes, so Plug-and-Play is two lines:
 
-    z_G, (f, A, _) = unet.tap(x_G, t, null, Tap(f=decoder(4), q=decoder(*range(4, 12)), k=decoder(*range(4, 12))))
-    z = unet(x, t, text, inject=Features(f, A))
+    z_G, taken = unet.tap(x_G, t, null, Tap(f=decoder(4), q=decoder(*range(4, 12)), k=decoder(*range(4, 12))))
+    z = unet(x, t, text, inject=taken)
 
 Tensors in slots have the batch size of the pass, or 1 and then serve all its rows.
 """
@@ -68,15 +68,17 @@ class Attn:
 
 
 class Features(NamedTuple):
-    """Slots by layer: f of the ResBlocks, A of the self-attentions, M of the cross-attentions.
+    """Slots by layer: f of the ResBlocks, A of the self-attentions, M of the cross-attentions, s of the decoder's rows.
 
-    f: [B or 1, channels, height, width], a ResBlock's output before its skip connection is added.
+    f: [B or 1, channels, height, width], a ResBlock's output before its skip connection is added. s: [B or 1, channels,
+    height, width], what a decoder row is given of the encoder row beside it.
     To inject, a value of A or M may also be a function of the `Features` tapped so far in the same pass.
     """
 
     f: Mapping[Layer, Tensor] = {}
     A: Mapping[Layer, "Attn | Callable[[Features], Attn]"] = {}
     M: Mapping[Layer, "Attn | Callable[[Features], Attn]"] = {}
+    s: Mapping[Layer, Tensor] = {}
 
     def rows(self, index: list[int]) -> "Features":
         """The same features with their batch rows taken in this order, one for each row of the pass to come."""
@@ -89,19 +91,23 @@ class Features(NamedTuple):
         def slot(a: "Attn | Callable") -> "Attn | Callable":  # what a function returns is for the rows of its pass
             return a if callable(a) else Attn(pick(a.q), pick(a.k), pick(a.v), pick(a.map), a.edit, pick(a.mask))
 
-        parts = zip((pick, slot, slot), self, strict=True)
+        parts = zip((pick, slot, slot, pick), self, strict=True)
         return Features(*({layer: take(x) for layer, x in part.items()} for take, part in parts))
 
     def only(self, tap: "Tap") -> "Features | None":
-        """Of f, q and k, what this tap asks for; None where not all of it is here."""
-        if not (self.f.keys() >= set(tap.f) and self.A.keys() >= {*tap.q, *tap.k}):
+        """Of f, q, k and s, what this tap asks for; None where not all of it is here."""
+        if not (self.f.keys() >= {*tap.f} and self.A.keys() >= {*tap.q, *tap.k} and self.s.keys() >= {*tap.s}):
             return None
-        return Features({at: self.f[at] for at in tap.f}, {at: tap.keep(at, self.A[at]) for at in {*tap.q, *tap.k}})
+        return Features(
+            f={layer: self.f[layer] for layer in tap.f},
+            A={layer: tap.keep(layer, self.A[layer]) for layer in {*tap.q, *tap.k}},
+            s={layer: self.s[layer] for layer in tap.s},
+        )
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Which values of a pass come back: f; q, k, v and map A of self-attentions; map M of cross-attentions."""
+    """Which values of a pass come back: f; q, k, v and map A of self-attentions; map M of cross-attentions; s."""
 
     f: Collection[Layer] = ()
     q: Collection[Layer] = ()
@@ -109,11 +115,12 @@ class Tap:
     v: Collection[Layer] = ()
     A: Collection[Layer] = ()
     M: Collection[Layer] = ()
+    s: Collection[Layer] = ()
 
     @property
     def last(self) -> Layer | None:
         """The last layer of which anything is read; `None` if nothing is."""
-        return max({*self.f, *self.q, *self.k, *self.v, *self.A, *self.M}, default=None)
+        return max({*self.f, *self.q, *self.k, *self.v, *self.A, *self.M, *self.s}, default=None)
 
     def keep(self, layer: Layer, a: Attn) -> Attn:
         """Of a self-attention's quantities, those that are asked for: the rest need not be held in memory."""

@@ -19,7 +19,8 @@ R: ResBlock, T: transformer (self-attention, cross-attention), ↑: upsampling b
 channels: SD-1.5's at 512². Encoder row i stands beside decoder row 11 − i, which takes its output in: hence its width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 from minipnp.config import UNetConfig
 from minipnp.ddim import ALPHA_BAR
 from minipnp.layers import ResBlock, TimeEmbedding, Transformer, Upsample, repeated
-from minipnp.slots import Features, Layer, Part, Tap
+from minipnp.slots import Attn, Features, Layer, Part, Tap
 
 
 class Has(NamedTuple):
@@ -54,6 +55,25 @@ TABLE = {Layer(part, i): row for part, table in zip(Part, _PARTS, strict=True) f
 ATTENTIONS = tuple(layer for layer, row in TABLE.items() if "T" in row.what)  # 16, in the order of execution
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What one evaluation of the network carries from row to row.
+
+    time: the embedded timestep [1 or B, width]. context: the text [B, 77, width]. inject: what is put into the slots.
+    tap: what is taken out; taken: of that, what the rows so far have given.
+    """
+
+    time: Tensor
+    context: Tensor
+    inject: Features
+    tap: Tap
+    taken: Features
+
+    def slot(self, a: Attn | Callable[[Features], Attn] | None) -> Attn | None:
+        """What an attention is given. A function is asked now, as it may depend on what was taken so far."""
+        return a(self.taken) if callable(a) else a
+
+
 class Row(nn.Module):
     """A row of the table. A stage that the row does not have is None."""
 
@@ -68,36 +88,28 @@ class Row(nn.Module):
         self.res2 = ResBlock(c_out, c_out, config.groups, 1e-5, time) if what == "R T R" else None
         self.up = Upsample(c_out) if "up" in what else None
 
-    def forward(
-        self, x: Tensor, time: Tensor, context: Tensor, inject: Features, tap: Tap, taken: Features, stop: bool
-    ) -> Tensor | None:
-        """x: [B, C_in, H, W] → [B, C_out, H', W']; what `tap` asks of this row is put into `taken`.
-
-        stop: end with None as soon as the last of it is known, if that is before the row's end.
-        """
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        """x: [B, C_in, H, W] → [B, C_out, H', W']; what the pass asks of this row is put into `p.taken`."""
         layer = self.layer
-        reads_v = layer in tap.v or layer in tap.A or layer in tap.M
-        reads_qk = layer in tap.q or layer in tap.k
         if self.conv is not None:
             x = self.conv(x)
         if self.down is not None:
             x = self.down(x)
         if self.res is not None:
-            x, f = self.res(x, time, inject.f.get(layer))
-            if layer in tap.f:
-                taken.f[layer] = f
-                if stop and not (reads_v or reads_qk):
-                    return None
+            x, f = self.res(x, p.time, p.inject.f.get(layer))
+            if layer in p.tap.f:
+                p.taken.f[layer] = f
         if self.transformer is not None:
-            slots = (slot(taken) if callable(slot) else slot for slot in (inject.A.get(layer), inject.M.get(layer)))
-            x, A, M = self.transformer(x, context, *slots, layer in tap.A, layer in tap.M, stop and not reads_v)
-            if reads_qk or layer in tap.v or layer in tap.A:
-                taken.A[layer] = tap.keep(layer, A)
-            if layer in tap.M:
-                taken.M[layer] = M
-        if self.res2 is not None and x is not None:
-            x, _ = self.res2(x, time)
-        if self.up is not None and x is not None:
+            slot_A = p.slot(p.inject.A.get(layer))
+            slot_M = p.slot(p.inject.M.get(layer))
+            x, A, M = self.transformer(x, p.context, slot_A, slot_M, layer in p.tap.A, layer in p.tap.M)
+            if layer in {*p.tap.q, *p.tap.k, *p.tap.v, *p.tap.A}:
+                p.taken.A[layer] = p.tap.keep(layer, A)
+            if layer in p.tap.M:
+                p.taken.M[layer] = M
+        if self.res2 is not None:
+            x, _ = self.res2(x, p.time)
+        if self.up is not None:
             x = self.up(x)
         return x
 
@@ -138,25 +150,31 @@ class UNet(nn.Module):
     def tap(
         self, x: Tensor, t: Tensor | float, context: Tensor, tap: Tap, inject: Features | None = None, stop=False
     ) -> tuple[Tensor | None, Features]:
-        """The same, and the features that `tap` asks for. stop: end once they are known; then there is no ε (None)."""
-        inject, taken = inject or Features(), Features({}, {}, {})
+        """Evaluate ε_θ and also return the requested features.
+
+        stop: end after the row that gives the last of them; then there is no ε (None).
+        """
         dtype = self.conv_out.weight.dtype
-        h, context = x.to(dtype), context.to(dtype)
         # `full` writes the number on the device; a tensor made here would make the GPU wait for its copy.
         t = t.reshape(-1) if isinstance(t, Tensor) else torch.full((1,), t, device=x.device)
-        time = self.time(t)
+        p = Pass(self.time(t), context.to(dtype), inject or Features(), tap, Features({}, {}, {}, {}))
+        h = x.to(dtype)
         skips = []
         for row in self.rows:
             if row.layer.part is Part.DECODER:
-                h = torch.cat([h, repeated(skips.pop(), len(h))], dim=1)
-            ends = stop and row.layer == tap.last
-            h = row(h, time, context, inject, tap, taken, ends)
-            if ends:
-                return None, taken
+                own = skips.pop()
+                s = p.inject.s.get(row.layer, own)
+                if row.layer in tap.s:
+                    p.taken.s[row.layer] = s
+                n = max(len(h), len(s))
+                h = torch.cat([repeated(h, n), repeated(s, n)], dim=1)
+            h = row(h, p)
+            if stop and row.layer == tap.last:
+                return None, p.taken
             if row.layer.part is Part.ENCODER:
                 skips.append(h)
         out = self.conv_out(F.silu(self.norm_out(h))).to(x.dtype)
         if self.config.prediction == "v":  # v = √ᾱ·ε − √(1−ᾱ)·x_0, hence ε = √ᾱ·v + √(1−ᾱ)·x_t
             a = torch.tensor(ALPHA_BAR, dtype=torch.float32, device=x.device)[t.long()].reshape(-1, 1, 1, 1)
             out = a.sqrt() * out + (1 - a).sqrt() * x
-        return out, taken
+        return out, p.taken

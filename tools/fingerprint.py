@@ -70,7 +70,7 @@ COMMANDS = {  # by name; {out}: the folder of what they make, {made}: of what th
     "from-file-fewer-steps": f"translate --guidance {{made}}/invert/horse.safetensors {COW} --steps 5 --reconstruct",
     "invert-features": f"invert --image {HORSE} --steps 10 --features --f-layers 4,7 --out {{out}}/horse.safetensors",
     "from-features": f"translate --guidance {{made}}/invert-features/horse.safetensors {COW} --steps 10 --f-layers 4,7",
-    "sdedit": f"translate --method sdedit {OF_CAT} --strength 0.6 --seed 2",
+    "sdedit": f"translate --method sdedit --image {CAT} --prompt {TIGER} --steps 10 --strength 0.6 --seed 2",
     "sdedit-generated": f"translate --method sdedit {GENERATED}",
     "ddim": f"translate --method ddim {OF_CAT}",
     "p2p": f"translate --method p2p {OF_CAT} --weight tiger=2 --blend cat=tiger --blend-threshold 0.7",
@@ -84,11 +84,11 @@ COMMANDS = {  # by name; {out}: the folder of what they make, {made}: of what th
     "masked-pnp-mask": f"translate --method masked-pnp --image {CAT} --prompt {TIGER} --steps 10 --mask {{mask}}",
     "compare": f"compare --image {CAT} {IS_CAT} --prompt {TIGER} --word cat=tiger",
     "sample": f"sample {COW} {DOG} --steps 20 --seed 7",
-    "features": f"features {CAT} {HORSE} --of f q k A --layers 4,7 --raw",
-    "features-times": f"features {CAT} --of f words --t 981,541,141 --prompt 'a twemoji icon of a cat' --raw",
+    "features": f"features {CAT} {HORSE} --of f,q,k,A --layers 4,7 --raw",
+    "features-times": f"features {CAT} --of f,words --t 981,541,141 --prompt 'a twemoji icon of a cat' --raw",
     "features-noised": f"features {CAT} --noised --seed 3 --t 500 --raw",
     "features-generated": "features --source 'a noto icon of a cat' --steps 20 --t 551 --smooth",
-    "correspond": f"correspond {CAT} {HORSE} --points 100,100 200,150",
+    "correspond": f"correspond {CAT} {HORSE} --points 100,100 --points 200,150",
     "segment": f"segment {CAT} {HORSE} --parts 3",
     "injection": f"injection {HORSE} {COW} --steps 10",
     "evaluate": "evaluate --limit 2 --steps 10",
@@ -116,10 +116,12 @@ def main() -> int:
     differ = [name for name in found if found[name] != known.get(name)]
     for name in differ:
         before = known.get(name, {"latents": [], "values": {}})
-        latents = "" if found[name]["latents"] == before["latents"] else "the latents, "
-        keys = found[name]["values"].keys() | before["values"].keys()
-        others = sorted(key for key in keys if found[name]["values"].get(key) != before["values"].get(key))
-        print(f"DIFFERS: {name}: {latents}{', '.join(others)}")
+        lost = [x for x in before["latents"] if x not in found[name]["latents"]]
+        latents = f"{len(lost)} LATENTS DIFFER" if lost else "all its latents are made"
+        # By what a file holds, whatever its name is.
+        new = [key for key, value in found[name]["values"].items() if value not in before["values"].values()]
+        gone = [key for key, value in before["values"].items() if value not in found[name]["values"].values()]
+        print(f"{name}: {latents}; new: {', '.join(new) or 'nothing'}; gone: {', '.join(gone) or 'nothing'}")
     print(f"{len(found) - len(differ)} of {len(found)} commands make what they made")
     return 1 if differ else 0
 

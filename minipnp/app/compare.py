@@ -1,23 +1,43 @@
-"""The command `compare`: all editing methods on one picture."""
+"""The command `compare`: several methods on one original, a labelled sheet and a table."""
 
 import time
 from pathlib import Path
 
-import torch
 from PIL.Image import Image
-from torch.nn import functional as F
 
-from minipnp.app.edit import original_of
 from minipnp.app.log import Log
-from minipnp.app.models import open_model, suited
-from minipnp.app.results import record, save_results, where
+from minipnp.app.models import advice, open_model
+from minipnp.app.options import (
+    PLACE,
+    SAID,
+    TAKING,
+    Parser,
+    add,
+    add_inversion_options,
+    add_model_options,
+    add_option,
+    add_pictures,
+    add_taking_options,
+    by_method,
+    pictures_of,
+    words,
+)
+from minipnp.app.results import picture_of, record, save_results, where
 from minipnp.app.table import as_table
+from minipnp.app.translate import taken
 from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.files.images import psnr, read_image, to_image, to_tensor
-from minipnp.files.names import stem
-from minipnp.methods.editing import edit
-from minipnp.methods.sdedit import STRENGTHS
+from minipnp.files.names import slug, stem
+from minipnp.guidance import Inversion
+from minipnp.measure.benchmarks import Pair
+from minipnp.measure.edges import edge_correlation
+from minipnp.measure.runs import COMPARED, RUNS, check_runs, run_on
+from minipnp.methods.original import Original, Taking
+from minipnp.model import StableDiffusion
+from minipnp.options import STEPS
+from minipnp.pipeline import check_sides
+from minipnp.pnp import PnP
 from minipnp.see.sheet import sheet
 
 EXAMPLE = {  # of the bundled pictures
@@ -27,77 +47,123 @@ EXAMPLE = {  # of the bundled pictures
     "word": "cat=tiger",
     "blend_threshold": 0.7,  # its cross-attention is flatter than SD-1.5's, for which 0.3 is made
 }
+SHARED_SCALE = 7.5  # of an original that is generated for several methods, where the model advises none
+USUAL_STEPS = 50
+
+
+def compare_options(here: Parser) -> None:
+    here.description += "\n\nWithout a picture and --source: the bundled example."
+    add_pictures(here, "the picture to edit")
+    add(here, "--prompt", "what to make of it", SAID)
+    add(here, "--source", "what it shows now; without a picture, the text it is generated from", SAID)
+    add(here, "--negative", "what to keep away from, instead of the empty prompt", SAID)
+    add(here, "--word", "the object: horse, or horse=cow for the source's and the prompt's", SAID)
+    add(here, "--methods", f"any of {', '.join(RUNS)} (default: {','.join(COMPARED)})", words(*RUNS))
+    add(here, "--steps", f"steps of every method (default: {USUAL_STEPS})", STEPS)
+    (_, blend_threshold), *_ = by_method()["blend_threshold"]
+    add_option(here, blend_threshold)
+    add(here, "--out", "a folder, or NAME.png (default: out/PICTURE'S NAME-compare)", PLACE)
+    add_taking_options(here, *(name for name in TAKING if name != "both"))
+    add_inversion_options(here)
+    add_model_options(here)
 
 
 def compare_command(given: dict, argv: list[str]) -> int:
-    """All methods on one picture: a labelled sheet and a table. Without --image, the bundled example."""
+    pictures_of(given)
     log = Log(given.get("quiet", False))
-    if given.get("image") is None:
-        if "source" in given or ("word" in given and "prompt" not in given):
-            own = "source" if "source" in given else "word"
-            raise InputError(f"--{own} is of a picture of yours: give --image too, or leave it out for the example")
-        given.setdefault("model", "bundled")
-        hub.resolve("bundled")
-        given = {k: v for k, v in EXAMPLE.items() if k != "word" or "prompt" not in given} | given
-        log.say(f"no --image: the bundled example, {given['image']}")
+    given = with_the_example(given, log)
     if not given.get("prompt") or not given.get("source"):
         raise InputError("give --prompt, what to make of the picture, and --source, what it shows now")
-    prompt, word = given["prompt"], given.get("word")
-    read_image(given["image"])
-    out = where(given, stem(Path(given["image"])) + "-compare", many=False)
+    names = tuple(given.get("methods") or COMPARED)
+    check_runs(names)
+    if "image" in given:
+        read_image(given["image"])
+    name = stem(Path(given["image"])) if "image" in given else slug(given["source"])
+    out = where(given, f"{name}-compare", many=False)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
-        o, picture, about = original_of(given, sd, log, keep=True)
-        round_trip = to_image(sd.decode(o.x_0(50)))
-        if word is None:
+        advised = advice(given)
+        o, picture, about = open_shared_original(given, advised, sd, log)
+        if given.get("word") is None:
             log.note("without --word masked-pnp is left out, and MasaCtrl is without masks")
-        if "negative" in given:
+        if "negative" in given and any(RUNS[name].method == "pix2pix-zero" for name in names):
             log.note("pix2pix-zero takes no --negative: its regularised inversion is without guidance")
-        rows, cells, advised = [], [("source", picture), ("VAE round trip", round_trip)], suited(given)
-        for name, options, label in runs(word, given.get("blend_threshold")):
-            began = time.perf_counter()
-            try:
-                made = to_image(edit(name, o, prompt, given.get("negative"), advised | options, log.progress))
-            except InputError as error:
-                log.note(f"{label} is left out: {error}")
-                continue
-            seconds = time.perf_counter() - began
-            rows.append((label, f"{seconds:.1f}", f"{psnr(made, picture):.1f}", f"{edges(made, picture):.2f}"))
-            cells.append((label, made))
-        if not rows:
-            raise InputError("no method could edit this picture: the notes say why")
-        chosen = {name: given.get(name) for name in ("negative", "blend_threshold")}
-        settings = about | chosen | advised | {"prompts": [prompt], "word": word} | model
-        grid = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+        made = made_by_all(names, given, advised, o, log)
+        rows = [
+            (label, f"{seconds:.1f}", f"{psnr(image, picture):.1f}", f"{likeness(image, picture):.2f}")
+            for label, image, seconds in made
+        ]
+        round_trip = to_image(o.picture(given.get("steps", USUAL_STEPS)))
+        cells = [("source", picture), ("VAE round trip", round_trip), *((label, image) for label, image, _ in made)]
+        chosen = {name: given.get(name) for name in ("negative", "blend_threshold", "word", "steps")}
+        asked = {"prompts": [given["prompt"]], "methods": list(names)}
+        settings = about | chosen | advised | asked | model
         table = as_table(("method", "seconds", "PSNR", "edges"), rows)
         for line in table.splitlines():
             log.say(line)
+        grid = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         files = {"compare.png": (sheet(*grid), settings)}
         print(*save_results(out, files, record(settings, log, argv, table=table.splitlines())), sep="\n")
     return 0
 
 
-def runs(word: str | None, threshold: float | None = None) -> list[tuple[str, dict, str]]:
-    """(method, options, label) of a comparison. What methods share, such as an inversion, counts for the first."""
-    masked = [("masked-pnp", {"word": word}, f"Plug-and-Play, mask of {word}")] if word else []
-    aimed, mask = ({"word": word}, f", mask of {word}") if word else ({}, "")
-    where = {"blend": [word]} | ({"blend_threshold": threshold} if threshold is not None else {})
-    blend = [("p2p", where, f"Prompt-to-Prompt, local blend of {word}")] if word else []
-    return [
-        ("pnp", {}, "Plug-and-Play"),
-        *masked,
-        *(("sdedit", {"strength": s}, f"SDEdit, strength {s}") for s in STRENGTHS),
-        ("ddim", {}, "DDIM + word swap"),
-        ("p2p", {}, "Prompt-to-Prompt"),
-        *blend,
-        ("pix2pix-zero", {}, "pix2pix-zero"),
-        ("masactrl", aimed, f"MasaCtrl{mask}"),
-    ]
+def made_by_all(
+    names: tuple[str, ...], given: dict, advised: dict, o: Original, log: Log
+) -> list[tuple[str, Image, float]]:
+    """(label, picture, seconds) of each method. What methods share, such as an inversion, counts for the first."""
+    shared = {name: given[name] for name in ("steps", "blend_threshold") if name in given} | advised
+    pair = Pair("", "", given["prompt"], source=given["source"], word=given.get("word"), seed=o.seed)
+    made = []
+    for name in names:
+        run = RUNS[name]
+        if run.lacks(pair):
+            continue
+        label = run.label + (f", {pair.word}" if run.word and pair.word else "")
+        began = time.perf_counter()
+        try:
+            image = to_image(run_on(run, o, pair, shared, given.get("negative"), log.progress))
+        except InputError as error:
+            log.note(f"{label} is left out: {error}")
+            continue
+        made.append((label, image, time.perf_counter() - began))
+    if not made:
+        raise InputError("no method could edit this picture: the notes say why")
+    return made
 
 
-def edges(a: Image, b: Image) -> float:
-    """Layout kept: the correlation of the two pictures' edge strength, −1 to 1; 1 for the same edges."""
-    x = torch.stack([to_tensor(image)[0].mean(dim=0) for image in (a, b)])[:, None]
-    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    strength = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None]).norm(dim=1)
-    return torch.corrcoef(strength.flatten(1))[0, 1].nan_to_num().item()
+def likeness(a: Image, b: Image) -> float:
+    return edge_correlation(to_tensor(a), to_tensor(b))
+
+
+def with_the_example(given: dict, log: Log) -> dict:
+    """The options, filled up from the bundled example where neither a picture nor a text for one is given."""
+    if "image" in given or ("source" in given and "prompt" in given):
+        return given
+    if "source" in given or ("word" in given and "prompt" not in given):
+        own = "source" if "source" in given else "word"
+        raise InputError(f"--{own} is of a picture of yours: give --image too, or leave it out for the example")
+    given.setdefault("model", "bundled")
+    hub.resolve("bundled")
+    given = {name: value for name, value in EXAMPLE.items() if name != "word" or "prompt" not in given} | given
+    log.say(f"no --image: the bundled example, {given['image']}")
+    return given
+
+
+def open_shared_original(given: dict, advised: dict, sd: StableDiffusion, log: Log) -> tuple[Original, Image, dict]:
+    """What is edited; its picture; and what the records say of it."""
+    taking, inversion = Taking.given(given), Inversion.given(given)
+    steps = given.get("steps", USUAL_STEPS)
+    size = taking.size or sd.size
+    check_sides(sd, size, size)
+    if "image" not in given:
+        if taking.source_scale is None:
+            taking = taking.with_({"source_scale": advised.get("scale", SHARED_SCALE)})
+        o = Original.from_text(sd, given["source"], taking, log.progress)
+        picture = to_image(o.picture(steps))
+        return o, picture, {"source": given["source"]} | taking.record() | {"pixels": list(picture.size)}
+    path = Path(given["image"])
+    picture = taken(path, sd, taking)
+    o = Original.from_picture(sd, to_tensor(picture), given["source"], taking, inversion, PnP(), log.progress)
+    inverting = inversion.record() | {"inversion_steps": inversion.steps_for(steps)}
+    about = {"source": given["source"]} | taking.record() | inverting | picture_of(path)
+    return o, picture, about | {"pixels": list(picture.size)}

@@ -1,30 +1,63 @@
 """The command `correspond`: places of one picture in another, and the share of correct key points of a benchmark."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from minipnp.app.log import Log
 from minipnp.app.models import open_model
+from minipnp.app.options import NAME, PLACE, POINTS, Parser, add, add_model_options, add_options, pictures_of
 from minipnp.app.results import record, save_results, where
-from minipnp.app.seen import Request, T, gather, one_layer, refuse_unused_to_see, whole
+from minipnp.app.seen import (
+    SHOWS,
+    USUAL_LAYER,
+    Looking,
+    Request,
+    T,
+    add_looking_options,
+    gather,
+    one_layer,
+    refuse_unused_to_see,
+    uncropped,
+)
 from minipnp.app.table import as_table
 from minipnp.errors import InputError
 from minipnp.files.images import read_image
 from minipnp.files.names import slug
+from minipnp.options import NUMBER, STEPS, Options, choice, option, whole
 from minipnp.pipeline import check_sides
 from minipnp.see import collect, figures, match, show, spair
 from minipnp.see.sheet import sheet
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Matching(Options):
+    """What of the network is compared; with `pck`, over which pairs."""
+
+    of: str = option("f", "what to compare", choice("f", "q", "k"))
+    layer: int | None = option(None, f"decoder layer, 0 to 11 {USUAL_LAYER}", whole(0, 11))
+    t: int = option(T, "timestep", STEPS)
+    split: str = option("test", "with --pck: which folder of annotations", NAME)
+    alpha: float = option(spair.ALPHA, "with --pck: correct within this share of the box's longer side", NUMBER)
+    limit: int | None = option(None, "with --pck: at most so many pairs, evenly from all", whole(1))
+
+
+def correspond_options(here: Parser) -> None:
+    add_looking_options(here, "A, then B", SHOWS + "; with --pck {category} in it is the pair's")
+    add(here, "--points", "a place of A, in pixels of its file; repeat (default: nine)", POINTS)
+    add(here, "--pck", "instead of A and B: a folder of annotated pairs, as SPair-71k", PLACE)
+    add_options(here, Matching)
+    add_model_options(here)
+
+
 def correspond_command(given: dict, argv: list[str]) -> int:
     """Where places of A are in B: points and lines, and all of B in the colours of A's places."""
     if "pck" in given:
         return pck(given, argv)
-    for option in ("alpha", "split", "limit"):
-        if option in given:
-            raise InputError(f"--{option} is an option of --pck: leave it out")
+    for name in ("alpha", "split", "limit"):
+        if name in given:
+            raise InputError(f"--{name} is an option of --pck: leave it out")
     log, job, points = Log(given.get("quiet", False)), Request.of(given), given.get("points")
     if len(job.names) != 2:
         raise InputError(f"{len(job.names)} pictures: give two, A and B")
@@ -36,11 +69,12 @@ def correspond_command(given: dict, argv: list[str]) -> int:
             if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
                 raise InputError(f"point {x:g},{y:g}: A has pixels 0,0 to {width - 1},{height - 1}")
     out = where(given, "-".join(job.names) + "-correspond", many=False)
-    t, of = given.get("t", T), given.get("of", "f")
+    s = Matching.given(given)
+    t, of = s.t, s.of
     layer = one_layer(given, of)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
-        A, B = gather(job, sd, log, [t], whole)
+        A, B = gather(job, sd, log, [t], uncropped)
         layer = layer or collect.usual_layer(A.seen.x_0)
         f_a, f_b = (collect.features(sd, p.seen, t, of, [layer])[layer] for p in (A, B))
         places = spair.places(torch.tensor(points), width, height) if points else match.centres(3, 3)
@@ -68,30 +102,30 @@ def correspond_command(given: dict, argv: list[str]) -> int:
 
 def pck(given: dict, argv: list[str]) -> int:
     """The share of correct key points over a folder of annotated pairs."""
-    for option in ("pictures", "points", "source"):
-        if given.get(option):
-            raise InputError(f"--pck has its pictures and points from the folder: leave {option} out")
+    pictures_of(given, many=True)
+    for name in ("image", "points", "source"):
+        if given.get(name):
+            raise InputError(f"--pck has its pictures and points from the folder: leave {name} out")
     if len(prompts := given.get("prompt", [""])) > 1:
         raise InputError("--pck takes one --prompt, in which {category} is the pair's")
     refuse_unused_to_see(given)
-    log, folder, alpha = Log(given.get("quiet", False)), Path(given["pck"]), given.get("alpha", spair.ALPHA)
+    s, how = Matching.given(given), Looking.given(given)
+    log, folder, alpha = Log(given.get("quiet", False)), Path(given["pck"]), s.alpha
     if not alpha > 0:
         raise InputError(f"--alpha {alpha:g}: give a number above 0")
-    split, t, of = given.get("split", "test"), given.get("t", T), given.get("of", "f")
-    files = spair.pair_files(folder, split, given.get("limit"))
-    job = Request(
-        [], [], [], given.get("noised", False), **{n: given[n] for n in ("steps", "seed", "size") if n in given}
-    )
+    split, t, of = s.split, s.t, s.of
+    files = spair.pair_files(folder, split, s.limit)
+    job = Request([], [], [], how)
     wanted = one_layer(given, of)
-    collect.check_range([t]) if job.noise else collect.levels([t], job.steps)
+    collect.check_range([t]) if how.noised else collect.levels([t], how.steps)
     out = where(given, slug(folder.name) + "-pck", many=False)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
-        check_sides(sd, job.size or sd.size, job.size or sd.size)
+        check_sides(sd, how.size or sd.size, how.size or sd.size)
 
         def look(path: Path, category: str, number: int) -> spair.Looked:
             original = read_image(path)
-            image = whole(original, job.size or sd.size, sd.multiple)
+            image = uncropped(original, how.size or sd.size, sd.multiple)
             seen = job.x_t(sd, image, prompts[0].replace("{category}", category), [t], number, log)
             layer = wanted or collect.usual_layer(seen.x_0)
             return spair.Looked(image, original.size, collect.features(sd, seen, t, of, [layer])[layer])
@@ -102,7 +136,7 @@ def pck(given: dict, argv: list[str]) -> int:
         for line in as_table(tuple(rows[0]), [tuple(map(spair.shown, row.values())) for row in rows]).splitlines():
             log.say(line)
         settings = {"folder": folder.name, "split": split, "pairs": len(files), "alpha": alpha} | job.settings | {
-            "prompt": prompts[0], "of": of, "layer": str(wanted or "usual"), "t": t, "size": job.size or sd.size,
+            "prompt": prompts[0], "of": of, "layer": str(wanted or "usual"), "t": t, "size": how.size or sd.size,
         } | model  # fmt: skip
         correct = {name: "".join("01"[ok] for ok in score.correct) for name, score in scores.items()}
         run = record(settings, log, argv, pck=rows, skipped=skipped, correct=correct)

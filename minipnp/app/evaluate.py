@@ -9,15 +9,46 @@ from pathlib import Path
 import torch
 
 from minipnp.app.log import Log
-from minipnp.app.models import open_model, suited
+from minipnp.app.models import advice, open_model
+from minipnp.app.options import (
+    PLACE,
+    Parser,
+    add,
+    add_inversion_options,
+    add_model_options,
+    add_taking_options,
+    words,
+)
 from minipnp.app.results import check_out, record
 from minipnp.errors import InputError
 from minipnp.files.atomic import write_text_atomic
 from minipnp.files.loading import pick_device
+from minipnp.guidance import Inversion
 from minipnp.measure import benchmarks, metrics, records, report
 from minipnp.measure.evaluation import RECONSTRUCTION, STEPS, Plan, carry_out, check
-from minipnp.measure.runs import RUNS
-from minipnp.methods.settings import inversion_of
+from minipnp.measure.runs import EVALUATED, RUNS
+from minipnp.options import STEPS as STEPS_FORM
+from minipnp.options import whole
+
+
+def evaluate_options(here: Parser) -> None:
+    here.description += (
+        "\n\nBroken off, the same command goes on where it was. N processes share the list under"
+        "\n`torchrun --nproc-per-node N -m minipnp evaluate …`. Methods, metrics and layouts: docs/evaluation.md."
+    )
+    here.add_argument("benchmark", nargs="?", help="bundled (the default), or a folder of TI2I or of PIE-Bench")
+    names = ", ".join((*RUNS, RECONSTRUCTION))
+    add(here, "--methods", f"any of {names} (default: the published methods, with ablations)", words())
+    metrics_help = "any of clip, clip-acc, structure, background, icons, iou (default: icons,iou for the bundled one, "
+    add(here, "--metrics", metrics_help + "clip,structure for others, background too where there are masks)", words())
+    add(here, "--limit", "only N pairs, always the same ones; more can follow", whole(1))
+    add(here, "--out", "a folder (default: out/evaluate-BENCHMARK)", PLACE)
+    here.add_argument("--pictures", help="keep the translations", action="store_true", default=None)
+    add(here, "--measures", "a folder with the weights of CLIP, DINO, SqueezeNet, instead of the hub", PLACE)
+    add(here, "--steps", "steps of every method (default: each method's own)", STEPS_FORM)
+    add_taking_options(here, "size")
+    add_inversion_options(here)
+    add_model_options(here)
 
 
 def evaluate_command(given: dict, argv: list[str]) -> int:
@@ -29,8 +60,8 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
     check_out(out, many=True)
     for bad in benchmark.bad:
         log.failed(bad)
-    inversion = inversion_of(given)
-    methods = tuple(dict.fromkeys(given.get("methods") or (*RUNS, RECONSTRUCTION)))
+    inversion = Inversion.given(given)
+    methods = tuple(dict.fromkeys(given.get("methods") or (*EVALUATED, RECONSTRUCTION)))
     check(methods, given.get("steps"))
     inversion.schedule(given.get("steps") or STEPS)
     if "device" not in given and torch.cuda.is_available() and parts > 1:
@@ -43,7 +74,7 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
         if (size := given.get("size")) is not None and (size < 1 or size % sd.multiple):
             raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
         plan = Plan(
-            benchmark, methods, measures, model, inversion, given.get("steps"), size, suited(given).get("scale")
+            benchmark, methods, measures, model, inversion, given.get("steps"), size, advice(given).get("scale")
         )
         pictures = out / "pictures" if given.get("pictures") else None
         carry_out(plan, sd, out / "records", log, part, parts, pictures)

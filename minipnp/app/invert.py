@@ -4,47 +4,85 @@ from pathlib import Path
 
 from minipnp.app.log import Log
 from minipnp.app.models import open_model
-from minipnp.app.results import check_writable
-from minipnp.app.translate import KEPT, SETTLED, guidance_of
+from minipnp.app.options import (
+    PLACE,
+    Parser,
+    add,
+    add_inversion_options,
+    add_model_options,
+    add_options,
+    add_pictures,
+    add_taking_options,
+    one_of,
+    pictures_of,
+)
+from minipnp.app.presets import PRESETS, preset
+from minipnp.app.results import check_writable, picture_of
+from minipnp.app.translate import taken
+from minipnp.app.useless import flag_of
 from minipnp.errors import InputError
 from minipnp.files.guidance_file import save_guidance
-from minipnp.files.images import read_image
+from minipnp.files.images import read_image, to_tensor
 from minipnp.files.names import stem
-from minipnp.methods.settings import Settings
-from minipnp.pipeline import check_sides
+from minipnp.guidance import Inversion
+from minipnp.methods.original import Taking
+from minipnp.methods.plug_and_play import evaluations
+from minipnp.options import SWITCH
+from minipnp.pipeline import check_sides, guidance_from_picture
+from minipnp.pnp import PnP
+
+KEPT = ("steps", "tau_f", "tau_A", "f_layers", "A_layers", "inclusive")  # what decides which features are kept
+TAKEN = ("square", "seed", "vae_sampled")  # what of `Taking` an inverted picture has settled, but for its size
+
+
+def invert_options(here: Parser) -> None:
+    add_pictures(here, "the picture")
+    add(here, "--out", "a name in .safetensors (default: out/PICTURE'S NAME.safetensors)", PLACE)
+    add(here, "--features", "keep features too: larger, and the edit needs no passes for them", SWITCH)
+    add_taking_options(here, "size", *TAKEN)
+    add(here, "--like", "take the defaults of this codebase; the last two are the authors' own", one_of(*PRESETS))
+    add_options(here.add_argument_group("the translation to come: what is kept for it"), PnP, KEPT)
+    add_inversion_options(here)
+    add_model_options(here)
 
 
 def invert_command(given: dict, argv: list[str]) -> int:
-    """A picture's guidance into a file, for translations to come."""
-    log, path = Log(given.get("quiet", False)), given.get("image")
-    if not path:
+    pictures_of(given)
+    log = Log(given.get("quiet", False))
+    if not given.get("image"):
         raise InputError("no --image: give the picture to invert")
-    path, features = Path(path), given.get("features", False)
-    like = given.get("like", "minipnp")
-    if not features and (unused := sorted(given.keys() & set(KEPT) - {"steps"})):
-        flag = unused[0].replace("_", "-").lower()
-        raise InputError(f"--{flag} decides which --features are kept: give them too, or leave it out")
-    s = Settings.like(like, generated=False).with_options(given)
-    s.inversion.schedule(s.pnp.steps)
+    path, features, like = Path(given["image"]), given.get("features", False), given.get("like", "minipnp")
+    if not features and (unused := sorted(given.keys() & {*KEPT} - {"steps"})):
+        flag = flag_of(unused[0])
+        raise InputError(f"{flag} decides which --features are kept: give them too, or leave it out")
+    values = preset(like, generated=False) | given
+    s, taking, inversion = PnP.given(values), Taking.given(values), Inversion.given(values)
+    resampled = bool(inversion.schedule(s.steps)[1])
     out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors").expanduser()
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"--out {str(out)!r}: give a name in .safetensors")
     check_writable(out, out.parent)
-    if "seed" in given and not s.vae_sampled:
+    if "seed" in given and not taking.vae_sampled:
         log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
     read_image(path)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
-        check_sides(sd, s.size or sd.size, s.size or sd.size)
-        due = s.evaluations(False, 0, False, False, s.pnp if features else None)
+        size = taking.size or sd.size
+        check_sides(sd, size, size)
+        due = evaluations(s, inversion, prompts=0, kept=s if features else None)
         log.expect({phase: n for phase, n in due.items() if phase != "translation"})
-        if features and not s.keeps:
+        if features and not inversion.keeps_features(s.steps):
             log.note("features kept with --inversion-at next are those of the iterate before: near, not equal")
-        if not features and s.inversion.at == "last" and not s.inversion.schedule(s.pnp.steps)[1]:
+        if not features and inversion.at == "last" and not resampled:
             log.say("translations from this file are near those of translate --image; with --features they are equal")
-        G, picture, made = guidance_of(path, sd, s, log, features)
-        options = {name: value for name, value in s.options().items() if name in SETTLED and name != "size"}
-        kept = {name: value for name, value in s.options().items() if name in KEPT} if G.features else None
-        about = {"guidance": made, "like": like, "options": options, "pixels": list(picture.size), "kept": kept}
-        print(save_guidance(out, G, about | model))
+        picture = taken(path, sd, taking)
+        with log.clock("inversion"):
+            vae_seed = taking.seed if taking.vae_sampled else None
+            keep = s if features else None
+            G = guidance_from_picture(sd, to_tensor(picture), s.steps, inversion, vae_seed, log.progress, keep)
+        inverting = inversion.record() | {"inversion_steps": inversion.steps_for(s.steps)}
+        options = {"steps": s.steps} | {name: taking.record()[name] for name in TAKEN} | inverting
+        kept = {name: value for name, value in s.record().items() if name in KEPT} if G.features else None
+        about = {"guidance": picture_of(path), "like": like, "options": options, "pixels": list(picture.size)}
+        print(save_guidance(out, G, about | {"kept": kept} | model))
     return 0

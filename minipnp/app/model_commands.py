@@ -3,9 +3,21 @@
 from pathlib import Path
 
 from minipnp.app.models import model_of
+from minipnp.app.options import NAME, Parser, add
 from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.files.known_words import FILE, KnownWords
+
+
+def weights_options(here: Parser) -> None:
+    add(here, "--dtype", "fp16 (2.1 GB, the default) or fp32 (4.3 GB)", NAME)
+    add(here, "--repo", "a hub id with the same files, should the usual one disappear", NAME)
+    here.add_argument("-h", "--help", help="show this help and exit", action="help")
+
+
+def words_options(here: Parser) -> None:
+    add(here, "--model", "bundled, or a folder (default: as for translate)", NAME)
+    here.add_argument("-h", "--help", help="show this help and exit", action="help")
 
 
 def weights_command(given: dict, argv: list[str]) -> int:

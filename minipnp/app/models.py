@@ -33,11 +33,8 @@ def known_words(path: Path) -> KnownWords | None:
         return None
 
 
-def suited(given: dict, like: str = "minipnp") -> dict[str, float]:
-    """The guidance scale that suits the model, where it tells one; other options are the same for all models.
-
-    like: another codebase's defaults are its own for all models.
-    """
+def advice(given: dict, like: str = "minipnp") -> dict[str, float]:
+    """The options that suit the model, by name, where it tells: its guidance scale. Other codebases have their own."""
     if like != "minipnp":
         return {}
     here = given.get("model") in (None, "bundled", "sd15") or Path(given["model"]).expanduser().is_dir()

@@ -16,7 +16,7 @@ import minipnp
 from minipnp.app.log import Log
 from minipnp.errors import InputError
 from minipnp.files.atomic import write_text_atomic
-from minipnp.files.images import write_png
+from minipnp.files.images import read_image, write_png
 
 
 def where(given: dict, name: str, many: bool) -> Path:
@@ -77,6 +77,9 @@ def save_results(out: Path, pictures: dict[str, tuple[Image, dict] | bytes], run
                     continue
                 image, settings = content
                 write_png(image, made[name], {"minipnp": json.dumps(settings, ensure_ascii=False)})
+            run = run | {
+                "pictures": {n: pixels_of(content[0]) for n, content in pictures.items() if n.endswith(".png")}
+            }
             write_text_atomic(json.dumps(run, ensure_ascii=False, indent=2) + "\n", made["run.json"])
             number = next(n for n in count(1) if all(_free(place(name, n), file) for name, file in made.items()))
             for name, file in made.items():
@@ -87,6 +90,29 @@ def save_results(out: Path, pictures: dict[str, tuple[Image, dict] | bytes], run
             return list(made.values())
     except OSError as error:
         raise InputError(f"cannot write {str(out)!r}: {error.strerror or error}") from None
+
+
+def pixels_of(image: Image) -> str:
+    """SHA-256 of a picture's size and pixels, whatever its file says besides."""
+    picture = image.convert("RGB")
+    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+
+
+def done_already(out: Path, settings: dict, names: list[str]) -> list[Image] | None:
+    """The pictures of these names that a run with these settings has left in `out` or beside it; None: none has."""
+    for number in count(1):
+        folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
+        if not os.path.lexists(folder):
+            return None
+        try:
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            if run["settings"] != json.loads(json.dumps(settings)):
+                continue
+            found = [read_image(folder / name) for name in names]
+            if [pixels_of(image) for image in found] == [run["pictures"][name] for name in names]:
+                return found
+        except (OSError, ValueError, TypeError, LookupError):  # not a run's, not whole, or another's
+            continue
 
 
 def is_png(out: Path) -> bool:

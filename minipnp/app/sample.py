@@ -1,32 +1,39 @@
 """The command `sample`: pictures from text alone."""
 
 from minipnp.app.log import Log
-from minipnp.app.models import open_model, suited
+from minipnp.app.models import advice, open_model
+from minipnp.app.options import PLACE, SAID, SAID_OFTEN, Parser, add, add_model_options, add_options
 from minipnp.app.results import record, save_results, where
 from minipnp.errors import InputError
 from minipnp.files.images import to_image
 from minipnp.files.names import slug
-from minipnp.methods.settings import DEFAULTS
-from minipnp.pipeline import check_noise, draw
+from minipnp.pipeline import Sampling, check_noise, draw
+
+
+def sample_options(here: Parser) -> None:
+    add(here, "--prompt", "what to draw; repeat for several; --prompt=-… for a leading dash", SAID_OFTEN)
+    add(here, "--negative", "what to keep away from, instead of the empty prompt", SAID)
+    add(here, "--out", "a folder, or NAME.png for one picture (default: out/PROMPT)", PLACE)
+    add_options(here, Sampling)
+    add_model_options(here)
 
 
 def sample_command(given: dict, argv: list[str]) -> int:
-    log, prompts = Log(given.get("quiet", False)), given.get("prompt")
+    log, prompts, negative = Log(given.get("quiet", False)), given.get("prompt"), given.get("negative")
     if not prompts:
         raise InputError("no --prompt: say what to make")
     out = where(given, slug(prompts[0]), many=len(prompts) > 1)
-    chosen = suited(given) | given
-    how = {name: chosen.get(name, default) for name, default in DEFAULTS["sample"].items()}
-    check_noise(how["steps"])
+    s = Sampling.given(advice(given) | given)
+    check_noise(s.steps)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
-        sd.tokenizer(*prompts, how["negative"] or "")
-        log.expect({"sampling": how["steps"] * (1 if how["scale"] in (0, 1) else 2)}, len(prompts))
+        sd.tokenizer(*prompts, negative or "")
+        log.expect({"sampling": s.steps * (1 if s.scale in (0, 1) else 2)}, len(prompts))
         files = {}
         for i, prompt in enumerate(prompts, 1):
             with log.clock(f"sampling {i}"):
-                picture = to_image(draw(sd, prompt, **how, progress=log.progress))
-            settings = how | {"pixels": list(picture.size)} | model
+                picture = to_image(draw(sd, prompt, s, negative, log.progress))
+            settings = s.record() | {"negative": negative, "pixels": list(picture.size)} | model
             files[f"picture-{i}.png" if len(prompts) > 1 else "picture.png"] = picture, {"prompts": [prompt]} | settings
         print(*save_results(out, files, record({"prompts": prompts} | settings, log, argv)), sep="\n")
     return 0

@@ -7,52 +7,68 @@ from pathlib import Path
 from PIL.Image import Image, Resampling
 
 from minipnp.app.log import Log
+from minipnp.app.options import PLACE, SAID_OFTEN, Parser, add, add_options, add_pictures, pictures_of
 from minipnp.app.results import picture_of
 from minipnp.ddim import timesteps
 from minipnp.errors import InputError
 from minipnp.files.images import LONGEST, find_images, read_image, to_image, to_tensor
 from minipnp.files.names import slug, stem
-from minipnp.methods.settings import decoder_layers
 from minipnp.model import StableDiffusion
-from minipnp.see import collect
-from minipnp.see.collect import Seen, generated, inverted, levels, noised
+from minipnp.options import LAYERS, SEED, STEPS, SWITCH, Options, option, whole
+from minipnp.see.collect import Seen, check_layers, generated, inverted, levels, noised
 from minipnp.see.figures import Picture
 from minipnp.slots import Layer
 
 T = 541  # "roughly 50 % of the sampling process", as in the paper's Fig. 3
 
 
+@dataclass(frozen=True)
+class Looking(Options):
+    """Where x_t of the pictures comes from."""
+
+    noised: bool = option(False, "x_t of files by adding noise, as DIFT; else by DDIM inversion, as the paper", SWITCH)
+    steps: int = option(50, "steps of inverting and of generating", STEPS)
+    seed: int = option(0, "seed of the noise; each picture has one more than the last", SEED)
+    size: int | None = option(None, "short side in pixels (default: the model's own)", whole(1))
+
+
+USUAL_LAYER = "(default: 4, the paper's; 7 where the latent's side has less than 32 cells)"
+SHOWS = "what the files show, once for all or once for each: their text in the network (default: none)"
+
+
+def add_looking_options(here: Parser, pictures: str, prompt: str = SHOWS) -> None:
+    """Which pictures are looked at, and where x_t comes from."""
+    add_pictures(here, pictures, many=True)
+    add(here, "--source", "a picture generated from this text; repeat", SAID_OFTEN)
+    add(here, "--prompt", prompt, SAID_OFTEN)
+    add_options(here, Looking)
+    add(here, "--out", "a folder, or NAME.png for one picture (default: out/PICTURE-COMMAND)", PLACE)
+
+
 def one_layer(given: dict, of: str) -> Layer | None:
     """The layer that was asked for; None: the usual one, which depends on the picture's size."""
     if "layer" not in given:
         return None
-    layers = decoder_layers([given["layer"]])
-    collect.check_layers(of, layers)
+    layers = LAYERS.take([given["layer"]])
+    check_layers(of, layers)
     return layers[0]
 
 
 @dataclass(frozen=True)
 class Request:
-    """Where x_t comes from.
-
-    paths: files, each with its prompt. sources: texts that pictures are generated from. noise: of files, by Eq. (1) and
-    not by inversion. steps: of inverting and of generating. seed: of the noise. size: short side in pixels; None: the
-    model's own.
-    """
+    """paths: files, each with its prompt. sources: texts that pictures are generated from. how: to their x_t."""
 
     paths: list[Path]
     prompts: list[str]
     sources: list[str]
-    noise: bool = False
-    steps: int = 50
-    seed: int = 0
-    size: int | None = None
+    how: Looking = Looking()
 
     @classmethod
     def of(cls, given: dict) -> "Request":
         """Of a command's options, checked as far as that goes without the model."""
-        paths = [path for picture in given.get("pictures", []) for path in find_images(picture)]
-        prompts, sources, noise = given.get("prompt", []), given.get("source", []), given.get("noised", False)
+        pictures_of(given, many=True)
+        paths = [path for picture in given.get("image", []) for path in find_images(picture)]
+        prompts, sources, how = given.get("prompt", []), given.get("source", []), Looking.given(given)
         if not paths and not sources:
             raise InputError("no picture: give one or several files or folders, or --source to generate one")
         if len(prompts) not in (0, 1, len(paths)):
@@ -61,15 +77,13 @@ class Request:
             raise InputError(
                 "--prompt says what a file shows; a picture that is generated has its --source: leave it out"
             )
-        if noise and sources:
+        if how.noised and sources:
             raise InputError("--noised is for files, and --source generates a picture: leave one of them out")
         refuse_unused_to_see(given)
         for path in paths:
             read_image(path)
-        options = {name: given[name] for name in ("steps", "seed", "size") if name in given}
-        timesteps(options.get("steps", cls.steps))
         prompts = prompts * len(paths) if len(prompts) == 1 else prompts or [""] * len(paths)
-        return cls(paths, prompts, sources, noise, **options)
+        return cls(paths, prompts, sources, how)
 
     @property
     def names(self) -> list[str]:
@@ -85,15 +99,16 @@ class Request:
 
     def x_t(self, sd: StableDiffusion, image: Image, prompt: str, ts: Sequence[int], number: int, log: Log) -> Seen:
         """Of a file. number: which of the pictures it is, so that each has a noise of its own."""
-        if self.noise:
-            return noised(sd, to_tensor(image), ts, prompt, (self.seed + number) % 2**64)
-        return inverted(sd, to_tensor(image), ts, prompt, self.steps, log.progress)
+        if self.how.noised:
+            return noised(sd, to_tensor(image), ts, prompt, (self.how.seed + number) % 2**64)
+        return inverted(sd, to_tensor(image), ts, prompt, self.how.steps, log.progress)
 
     @property
     def settings(self) -> dict:
         """What decides x_t, but for the pictures and the model."""
-        how = {"x_t": "noised"} if self.noise else {"x_t": "inverted or generated", "steps": self.steps}
-        return how | {"seed": self.seed}
+        if self.how.noised:
+            return {"x_t": "noised", "seed": self.how.seed}
+        return {"x_t": "inverted or generated", "steps": self.how.steps, "seed": self.how.seed}
 
 
 def refuse_unused_to_see(given: dict) -> None:
@@ -108,20 +123,20 @@ def gather(
     job: Request, sd: StableDiffusion, log: Log, ts: Sequence[int], to_size: Callable[[Image, int, int], Image]
 ) -> list[Picture]:
     """All pictures with their x_t at `ts`. to_size: from a picture, the short side and the multiple of sides."""
-    if not job.noise:
-        levels(ts, job.steps)
+    if not job.how.noised:
+        levels(ts, job.how.steps)
     sd.tokenizer(*job.prompts, *job.sources)  # what is cut off is noted now, not after hours
-    if job.paths and not job.noise:
-        log.expect({"inversion": 1 + sum(t <= max(ts) for t in timesteps(job.steps))}, len(job.paths))
-    size, found = job.size or sd.size, []
+    if job.paths and not job.how.noised:
+        log.expect({"inversion": 1 + sum(t <= max(ts) for t in timesteps(job.how.steps))}, len(job.paths))
+    size, found = job.how.size or sd.size, []
     with log.clock("x_t"):
         for i, (path, prompt) in enumerate(zip(job.paths, job.prompts, strict=True)):
             image = to_size(read_image(path), size, sd.multiple)
             seen = job.x_t(sd, image, prompt, ts, i, log)
             found.append((image, prompt, seen, picture_of(path) | {"prompt": prompt}))
         for i, source in enumerate(job.sources, len(job.paths)):
-            seed = (job.seed + i) % 2**64
-            seen = generated(sd, source, ts, seed, job.steps, size=size, progress=log.progress)
+            seed = (job.how.seed + i) % 2**64
+            seen = generated(sd, source, ts, seed, job.how.steps, size=size, progress=log.progress)
             found.append((to_image(sd.decode(seen.x_0)), source, seen, {"source": source, "seed": seed}))
     return [
         Picture(name, image, prompt, seen, about | {"pixels": list(image.size)})
@@ -129,7 +144,7 @@ def gather(
     ]
 
 
-def whole(image: Image, size: int, multiple: int) -> Image:
+def uncropped(image: Image, size: int, multiple: int) -> Image:
     """To the network's sizes without a crop, so that every place of it is kept: sides to the nearest multiple."""
     if size < 1 or size % multiple:
         raise InputError(f"size {size} must be a positive multiple of {multiple}")

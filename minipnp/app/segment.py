@@ -1,27 +1,45 @@
 """The command `segment`: parts of pictures by clusters of features and of self-attention."""
 
+from dataclasses import dataclass
+
 from minipnp.app.log import Log
 from minipnp.app.models import open_model
+from minipnp.app.options import Parser, add_model_options, add_options
 from minipnp.app.results import record, save_results, where
-from minipnp.app.seen import Request, T, gather, one_layer
-from minipnp.errors import InputError
+from minipnp.app.seen import USUAL_LAYER, Request, T, add_looking_options, gather, one_layer
 from minipnp.files.images import fit
+from minipnp.options import SEED, STEPS, SWITCH, Options, choice, option, whole
 from minipnp.see import cluster, collect, figures, show
 from minipnp.see.sheet import sheet
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Parting(Options):
+    """How pictures are cut into parts."""
+
+    parts: int = option(4, "how many parts", whole(1))
+    of: str = option("f", "what to cluster, beside self-attention", choice("f", "q", "k"))
+    layer: int | None = option(None, f"decoder layer, 3 to 11 {USUAL_LAYER}", whole(0, 11))
+    t: int = option(T, "timestep", STEPS)
+    cluster_seed: int = option(0, "seed of k-means", SEED)
+    square: bool = option(False, "crop the centre to a square", SWITCH)
+
+
+def segment_options(here: Parser) -> None:
+    add_looking_options(here, "a picture, or a folder of pictures: parts that are alike share a colour")
+    add_options(here, Parting)
+    add_model_options(here)
+
+
 def segment_command(given: dict, argv: list[str]) -> int:
     """Parts by clusters of features, of all pictures together, and by clusters of self-attention, of each by itself."""
-    log, job, k, t = Log(given.get("quiet", False)), Request.of(given), given.get("parts", 4), given.get("t", T)
+    log, job, s = Log(given.get("quiet", False)), Request.of(given), Parting.given(given)
+    k, t, of, seed = s.parts, s.t, s.of, s.cluster_seed
     out = where(given, job.names[0] + "-segment", many=False)
-    square, seed, of = given.get("square", False), given.get("cluster_seed", 0), given.get("of", "f")
     layer = one_layer(given, "A")
-    if k < 1:
-        raise InputError(f"--parts {k}: give 1 or more")
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
-        pictures = gather(job, sd, log, [t], lambda *how: fit(*how, square))
+        pictures = gather(job, sd, log, [t], lambda *how: fit(*how, s.square))
         layer = layer or collect.usual_layer(pictures[0].seen.x_0)
         f, A = ([collect.features(sd, p.seen, t, what, [layer])[layer] for p in pictures] for what in (of, "A"))
         with log.clock("clusters"):

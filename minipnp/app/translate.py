@@ -1,256 +1,343 @@
-"""The command `translate`: pictures that keep the layout of a guidance and follow a text, by Plug-and-Play."""
+"""The command `translate`: pictures that keep the layout of an original and follow a text, by any of the methods."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL.Image import Image
 
-import minipnp
 from minipnp.app.log import Log
-from minipnp.app.models import open_model, suited
-from minipnp.app.options import rows
-from minipnp.app.results import picture_of, record, save_results, where
-from minipnp.ddim import timesteps
+from minipnp.app.models import advice, open_model
+from minipnp.app.options import (
+    PLACE,
+    SAID,
+    SAID_OFTEN,
+    TAKING,
+    Parser,
+    add,
+    add_inversion_options,
+    add_method_options,
+    add_model_options,
+    add_pictures,
+    add_shared_option,
+    add_taking_options,
+    by_method,
+    one_of,
+    pictures_of,
+)
+from minipnp.app.presets import PRESETS, SOURCE_IS_NEGATIVE, preset
+from minipnp.app.repeat import repeat
+from minipnp.app.results import done_already, picture_of, record, save_results, where
+from minipnp.app.useless import Asked, refuse_useless
 from minipnp.errors import InputError, explain
 from minipnp.files import hub
-from minipnp.files.guidance_file import check_guidance, open_guidance
+from minipnp.files.guidance_file import check_guidance, kept_of, open_guidance
 from minipnp.files.images import find_images, fit, psnr, read_image, to_image, to_tensor
 from minipnp.files.names import slug, stem
-from minipnp.guidance import Guidance
-from minipnp.methods.settings import Settings
+from minipnp.guidance import Inversion, residuals
+from minipnp.methods.method import Method
+from minipnp.methods.original import Original, Taking
+from minipnp.methods.plug_and_play import evaluations
+from minipnp.methods.registry import METHODS, check_source, edit
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import check_noise, check_sides, guidance_from_picture, guidance_from_prompt, reconstruct
+from minipnp.options import SWITCH, Options
+from minipnp.pipeline import check_noise, check_sides, reconstruct
 from minipnp.pnp import PnP
 from minipnp.see.sheet import Cell, scaled, sheet
 
 EXAMPLE_PICTURE = "bundled/examples/house-fluent-emoji-high-contrast.png"  # under weights/
-
-
+EXAMPLE_SOURCE = "a high contrast icon of a house on a white background"
 EXAMPLE_PROMPT = "a glossy icon of a house on a teal background"
+CHECKS = 5  # steps whose residual is measured where --reconstruct asks what the inversion lost
+EXAMPLES = """examples:
+  minipnp translate horse.png --prompt 'a flat icon of a cow on a blue background'
+  minipnp translate photos/ --prompt 'a watercolour' --prompt 'an oil painting' --tau-a 0.3
+  minipnp translate cat.png --method p2p --source 'a photo of a cat' --prompt 'a photo of a tiger'
+
+Without a picture and --source: a bundled example. The same command makes the same bytes. An earlier result is never
+overwritten by another one, which goes to the next free name: out/horse-2 after out/horse. A run over a folder that was
+broken off goes on where it was."""
 
 
-CHECKS = 5  # of the inversion's residual, where --reconstruct asks what it lost
-
-
-SETTLED = (  # when a picture is inverted
-    "like steps size square seed inversion_steps inversion_at fixed_point resample vae_sampled".split()
-)
-
-
-KEPT = ("steps", "tau_f", "tau_A", "f_layers", "A_layers", "inclusive")  # what features in a file are those of
+def translate_options(here: Parser) -> None:
+    here.description += "\n\n" + EXAMPLES
+    options = by_method()
+    usual = here.add_argument_group("what people use")
+    add_pictures(usual, "the original: a picture, or a folder of pictures")
+    add(usual, "--prompt", "what to make of it; repeat for several; --prompt=-… for a leading dash", SAID_OFTEN)
+    add(usual, "--negative", "what to keep away from, instead of the empty prompt", SAID)
+    add(usual, "--source", "what the original shows; without a picture, the text it is generated from", SAID)
+    add(usual, "--method", "how to edit (default: pnp); the groups below say what each is", one_of(*METHODS))
+    add_shared_option(usual, options["steps"], also=False)
+    add_shared_option(usual, options["scale"], also=False)
+    add_shared_option(usual, options["tau_f"])
+    add_shared_option(usual, options["tau_A"])
+    add(usual, "--out", "a folder, or NAME.png for one translation (default: out/PICTURE'S NAME)", PLACE)
+    more = here.add_argument_group("the original")
+    add(more, "--guidance", "a file that `minipnp invert` made of a picture, in the place of one", PLACE)
+    add_taking_options(more, *TAKING)
+    add(more, "--reconstruct", "show and measure what the inversion lost", SWITCH)
+    add_inversion_options(here)
+    add_method_options(here, but=("steps", "scale", "tau_f", "tau_A"))
+    again = here.add_argument_group("other defaults, and an earlier run")
+    add(again, "--like", "take the defaults of this codebase; the last two are the authors' own", one_of(*PRESETS))
+    add(again, "--repeat", "make the run of this run.json again, and say what differs", PLACE)
+    add_model_options(here)
 
 
 @dataclass(frozen=True)
 class Translation:
     """What `translate` is to do, checked as far as that goes without the model.
 
-    paths: the pictures to translate, those of a `folder` or one; none where the guidance is generated from `source`, or
-    in a file.
+    origin: of what is edited: "picture", "text" (it is generated from `source`) or "file" (a guidance of `invert`).
+    paths: the pictures, those of a `folder` or one. kept: the edit whose features the guidance's file holds.
     """
 
-    s: Settings
+    method: Method
+    s: Options
+    taking: Taking
+    inversion: Inversion
     like: str
+    origin: str
     paths: list[Path]
     folder: bool
     prompts: list[str]
-    source: str | None
+    source: str
     negative: str | None
     reconstruct: bool
     out: Path
-    guidance: Path | None = None  # a file of `invert`, in the place of a picture
-    made: dict | None = None  # what made it
+    guidance: Path | None = None
+    made: dict | None = None
 
     @property
     def settings(self) -> dict:
-        """What decides the translations, but for the guidance and the model."""
-        return {"prompts": self.prompts, "negative": self.negative, "like": self.like} | self.s.options()
+        """What decides the translations, but for the original and the model."""
+        about = {"method": self.method.name, "prompts": self.prompts, "negative": self.negative, "like": self.like}
+        inversion = self.inversion.record() | {"inversion_steps": self.inversion.steps_for(self.s.steps)}
+        return about | self.s.record() | self.taking.record() | inversion
 
     @property
-    def due(self) -> dict[str, int]:
-        due = self.s.evaluations(
-            self.source is not None and not self.paths, len(self.prompts), self.negative is not None, self.reconstruct,
-            **({} if self.made is None else {"kept": kept_of(self.made)}),
-        )  # fmt: skip
-        return due if self.guidance is None else {k: n for k, n in due.items() if k not in ("inversion", "resampling")}
+    def keep(self) -> PnP | None:
+        """The edit whose features are worth keeping while a picture is inverted."""
+        return self.s if isinstance(self.s, PnP) else None
+
+    @property
+    def due(self) -> dict[str, int] | None:
+        """How often the network will be evaluated, by phase; None: that is counted for Plug-and-Play only."""
+        if type(self.s) is not PnP:
+            return None
+        if self.origin == "file":
+            kept = kept_of(self.made)
+        else:
+            keeps = self.origin == "picture" and self.inversion.keeps_features(self.s.steps)
+            kept = self.s if keeps else None
+        inversion = None if self.origin == "text" else self.inversion
+        scale = self.taking.source_scale or 0
+        due = evaluations(
+            self.s, inversion, len(self.prompts), self.negative is not None, self.reconstruct, kept, scale
+        )
+        made_before = ("inversion", "resampling") if self.origin == "file" else ()
+        return {phase: n for phase, n in due.items() if phase not in made_before}
 
 
 def translate_command(given: dict, argv: list[str]) -> int:
+    if "repeat" in given:
+        return repeat(given, read_options, run_translation)
+    run_translation(given, argv)
+    return 0
+
+
+def read_options(argv: list[str]) -> dict:
+    """The options of a command line, by name."""
+    parser = Parser(prog="minipnp translate", description="")
+    translate_options(parser)
+    return parser.given(argv)
+
+
+def run_translation(given: dict, argv: list[str]) -> list[Path]:
+    """→ the files that were made, run.json last."""
     log = Log(given.get("quiet", False))
     with log.warnings_as_notes():
         job = plan(given, log)
         sd, model = open_model(given, log)
         if job.guidance is not None:
             check_guidance(job.guidance, job.made, model)
-        check_sides(sd, job.s.size or sd.size, job.s.size or sd.size)
-        sd.tokenizer(*job.prompts, job.source or "", job.negative or "")  # what is cut is noted now, not after hours
-        log.expect(job.due, max(1, len(job.paths)))
+        size = job.taking.size or sd.size
+        check_sides(sd, size, size)
+        sd.tokenizer(*job.prompts, job.source, job.negative or "")  # what is cut is noted now, not after hours
+        if job.due is not None:
+            log.expect(job.due, max(1, len(job.paths)))
         if job.folder:
             return translate_folder(job, sd, model, log, argv)
-        translate_one(job, sd, model, job.paths[0] if job.paths else None, job.out, log, argv)
-        return 0
+        _, files = translate_one(job, sd, model, job.paths[0] if job.paths else None, job.out, log, argv)
+        print(*files, sep="\n")
+        return files
 
 
 def plan(given: dict, log: Log) -> Translation:
-    image, source, prompts = given.get("image"), given.get("source"), given.get("prompt")
-    if given.get("guidance") is not None:
-        return plan_from_file(Path(given["guidance"]), given)
-    if image is None and source is None:
-        given.setdefault("model", "bundled")
-        hub.resolve("bundled")
-        image, prompts = str(hub.WEIGHTS / EXAMPLE_PICTURE), prompts or [EXAMPLE_PROMPT]
-        log.say(f"no --image: the bundled example, {image}")
-    if not prompts:
-        raise InputError("no --prompt: say what to make of the guidance")
-    if image == "":
+    """Reads and checks the options. InputError: they do not go together, or lack something."""
+    pictures_of(given)
+    method = METHODS[given.get("method", "pnp")]
+    if given.get("image") == "":
         raise InputError("--image is empty: give a picture or a folder of pictures")
-    generated, like = image is None, given.get("like", "minipnp")
-    advised = suited(given, like)
-    advised |= {"source_scale": advised["scale"]} if generated and advised else {}
-    s = Settings.like(like, generated).with_options(advised | given)
-    if given.get("reconstruct"):
-        s = replace(s, inversion=replace(s.inversion, checks=CHECKS))
-    negative = given.get("negative", source if s.source_is_negative else None)
-    refuse_unused(given, generated, s, negative)
-    if generated or s.random_start is not None:
-        check_noise(s.pnp.steps)
-    if "seed" in given and not generated and not s.vae_sampled:
+    if not given.keys() & {"image", "source", "guidance"}:
+        use_the_example(given, method, log)
+    origin = "file" if "guidance" in given else "picture" if "image" in given else "text"
+    if not given.get("prompt"):
+        raise InputError("no --prompt: say what to make of the original")
+    like, made, file = given.get("like", "minipnp"), None, None
+    if origin == "file":
+        file = Path(given["guidance"])
+        G, made = open_guidance(file, torch.device("cpu"))
+        like = given.get("like", made["like"])
+    advised = advice(given, like)
+    values = preset(like, origin == "text") | advised | (made["options"] if made else {}) | given
+    s = method.settings.given(values)
+    if origin == "text" and "source_scale" not in given:
+        values["source_scale"] = advised.get("scale", method.source_scale) if method.source_scale else s.scale
+    taking, inversion = Taking.given(values), Inversion.given(values)
+    source, negative = given.get("source", ""), given.get("negative")
+    asked = given
+    if like in SOURCE_IS_NEGATIVE and "negative" not in given and "source" in given:
+        negative = source
+        asked = {name: value for name, value in given.items() if name != "source" or origin == "text"}
+    refuse_useless(Asked(asked, method, s, origin, negative))
+    check_source(method, s, source)
+    check_prompts(given)
+    if origin == "text" or getattr(s, "random_start", None) is not None:
+        check_noise(s.steps)
+    if origin == "text" and getattr(s, "random_start", None) == taking.seed:
+        raise InputError(f"--random-start {taking.seed} is the guidance's own start (--seed): give another number")
+    if "seed" in given and origin == "picture" and not (taking.vae_sampled or method.draws):
         log.note("--seed changes nothing here: nothing is drawn at random where a picture is inverted")
 
-    paths = [] if generated else find_images(image)
-    folder = not generated and Path(image).is_dir()
-    out = where(given, slug(source) if generated else stem(Path(image)), many=folder or len(prompts) > 1)
-    if not generated:
+    paths = find_images(given["image"]) if origin == "picture" else []
+    folder = origin == "picture" and Path(given["image"]).is_dir()
+    name = slug(source) if origin == "text" else stem(file or Path(given["image"]))
+    if method.name != "pnp":
+        name += f"-{method.name}"
+    out = where(given, name, many=folder or len(given["prompt"]) > 1)
+    if origin == "file":
+        try:
+            G.for_steps(s.steps)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+    if origin == "picture":
         if not folder:
-            read_image(image)
-        if s.inversion.schedule(s.pnp.steps)[1] and not s.inversion.resample:
+            read_image(paths[0])
+        if method.guidance is not None and inversion.schedule(s.steps)[1] and not inversion.resample:
             log.note("the edit has levels that the inversion has not: the guidance is sampled again from its noise")
-    return Translation(s, like, paths, folder, prompts, source, negative, given.get("reconstruct", False), out)
-
-
-def plan_from_file(path: Path, given: dict) -> Translation:
-    """A translation that starts from a file of `invert`: what the file has settled cannot be given again."""
-    if not given.get("prompt"):
-        raise InputError("no --prompt: say what to make of the guidance")
-    settled = {*SETTLED, "image", "source", "source_scale"} - {"like", "steps"}
-    if twice := sorted(given.keys() & settled):
-        flags = ", ".join("--" + name.replace("_", "-") for name in twice)
-        raise InputError(f"{flags}: settled by --guidance {path}; leave it out, or leave out --guidance")
-    G, made = open_guidance(path, torch.device("cpu"))
-    like = given.get("like", made["like"])
-    s = Settings.like(like, generated=False).with_options(suited(given, like) | made["options"] | given)
-    steps = made["options"]["steps"]
-    if not G.latents.keys() >= set(timesteps(s.pnp.steps)) or (G.resampled and s.pnp.steps != steps):
-        raise InputError(f"{path}: made for an edit in {steps} steps: give --steps {steps}, or `minipnp invert` again")
-    negative = given.get("negative")
-    refuse_alpha(given, s, negative)
-    if s.random_start is not None:
-        check_noise(s.pnp.steps)
-    out = where(given, stem(path), many=len(given["prompt"]) > 1)
     return Translation(
-        s, like, [], False, given["prompt"], None, negative, given.get("reconstruct", False), out, path, made
-    )
+        method, s, taking, inversion, like, origin, paths, folder, given["prompt"], source, negative,
+        given.get("reconstruct", False), out, file, made,
+    )  # fmt: skip
 
 
-def kept_of(made: dict) -> PnP | None:
-    """The edit whose features a guidance's file holds."""
-    if not made["kept"]:
-        return None
-    layers = {name: rows(made["kept"][name]) for name in ("f_layers", "A_layers")}
-    return Settings().with_options(made["kept"] | layers).pnp
+def use_the_example(given: dict, method: Method, log: Log) -> None:
+    given.setdefault("model", "bundled")
+    hub.resolve("bundled")
+    given["image"] = str(hub.WEIGHTS / EXAMPLE_PICTURE)
+    given.setdefault("prompt", [EXAMPLE_PROMPT])
+    if method.needs_source(method.settings.given(given)):
+        given["source"] = EXAMPLE_SOURCE
+    log.say(f"no --image: the bundled example, {given['image']}")
 
 
-def refuse_unused(given: dict, generated: bool, s: Settings, negative: str | None) -> None:
-    """Raises InputError for an option that would change nothing."""
-    of_a_picture = ("inversion_steps", "inversion_at", "fixed_point", "resample", "reconstruct", "square")
-    for name in of_a_picture if generated else ("source_scale",):
-        if name in given:
-            why = "the guidance is generated here, not an --image" if generated else "the guidance is an --image here"
-            raise InputError(f"--{name.replace('_', '-')} changes nothing, {why}: leave it out")
-    if not generated and "source" in given and not (s.source_is_negative and "negative" not in given):
-        raise InputError(
-            "--source changes nothing, the guidance is an --image here: leave it out, or for a guidance that is "
-            "generated from it leave out --image"
-        )
-    refuse_alpha(given, s, negative)
-    if generated and s.random_start == s.seed:
-        raise InputError(f"--random-start {s.seed} is the guidance's own start (--seed): give another number")
+def check_prompts(given: dict) -> None:
+    """Raises InputError where several prompts would make one picture, or keep several directions in one file."""
+    if len(given["prompt"]) > 1 and given.keys() & {"change", "direction_file"}:
+        raise InputError("with --change or --direction pix2pix-zero makes one picture, whatever the prompt: give one")
+    if len(given["prompt"]) > 1 and "save_direction_to" in given:
+        raise InputError("--save-direction keeps one direction, and each prompt has its own: give one prompt")
 
 
-def refuse_alpha(given: dict, s: Settings, negative: str | None) -> None:
-    """As `refuse_unused`, of the options that weigh the empty prompt against the negative one."""
-    if negative is None and given.keys() & {"alpha", "alpha_schedule"}:
-        raise InputError("--alpha weighs the empty prompt against a negative one: give --negative too")
-    if "alpha_schedule" in given and s.pnp.alpha == 0:
-        raise InputError("--alpha-schedule is the course of --alpha, which is 0 here: give --alpha too")
+def open_original(job: Translation, sd: StableDiffusion, path: Path | None, log: Log) -> tuple[Original, Image, dict]:
+    """What is edited; its picture as it was taken; and what the records say of it."""
+    if job.origin == "text":
+        with log.clock("guidance"):
+            o = Original.from_text(sd, job.source, job.taking, log.progress)
+            return o, to_image(o.picture(job.s.steps)), {"source": job.source}
+    if job.origin == "file":
+        G, made = open_guidance(job.guidance, sd.device)
+        o = Original.from_guidance(sd, G, job.source, job.taking, job.inversion, log.progress)
+        return o, to_image(o.picture(job.s.steps)), made["guidance"] | source_of(job)
+    with log.clock("inversion"):
+        picture = taken(path, sd, job.taking)
+        o = Original.from_picture(sd, to_tensor(picture), job.source, job.taking, job.inversion, job.keep, log.progress)
+        if job.method.guidance is not None:
+            job.method.guidance(o, job.s)
+    return o, picture, picture_of(path) | source_of(job)
+
+
+def source_of(job: Translation) -> dict[str, str]:
+    return {"source": job.source} if job.source else {}
+
+
+def taken(path: Path, sd: StableDiffusion, taking: Taking) -> Image:
+    """The picture in a file, brought to the network's sizes."""
+    return fit(read_image(path), taking.size or sd.size, sd.multiple, taking.square)
 
 
 def translate_one(
     job: Translation, sd: StableDiffusion, model: dict, path: Path | None, out: Path, log: Log, argv: list[str]
-) -> list[Cell]:
-    """Makes and saves all of one guidance → the guidance and the translations, for the summary of a folder."""
-    s, found = job.s, {}
-    if job.guidance is not None:
-        G, made = open_guidance(job.guidance, sd.device)[0], job.made["guidance"]
-        if not G.resampled:  # the edit may have fewer steps than the file, and begins at a level of its own
-            levels = timesteps(s.pnp.steps)
-            G = replace(G, latents={t: G.latents[t] for t in levels}, x_T=G.latents[levels[0]])
-        row = [("guidance", to_image(sd.decode(G.x_0)))]
-        round_trip = row[0][1]
-    elif path is None:
-        made = {"source": job.source}
-        with log.clock("guidance"):
-            size = s.size or sd.size
-            G = guidance_from_prompt(
-                sd, job.source, s.seed, s.pnp.steps, s.source_scale, s.both, size, size, log.progress
-            )
-            row = [("guidance: " + job.source, to_image(sd.decode(G.x_0)))]
+) -> tuple[list[Cell], list[Path]]:
+    """Makes and saves all of one original → it and the translations, for the summary of a folder; and the files."""
+    o, picture, made = open_original(job, sd, path, log)
+    found = {}
+    if job.origin == "text":
+        row = [("guidance: " + job.source, picture)]
     else:
-        G, picture, made = guidance_of(path, sd, s, log, s.keeps)
-        round_trip = to_image(sd.decode(G.x_0))
-        row = [("guidance", picture), ("VAE round trip", round_trip)]
-        found["residuals"] = G.residuals
+        row = [("guidance", picture)]
+    round_trip = picture
+    if job.origin == "picture":
+        round_trip = to_image(o.picture(job.s.steps))
+        row.append(("VAE round trip", round_trip))
     if job.reconstruct:
         with log.clock("reconstruction"):
+            G = job.method.guidance(o, job.s)
             again = to_image(reconstruct(sd, G, log.progress))
+            found["residuals"] = residuals(sd.unet, G, CHECKS)
         found["psnr"] = {label: psnr(again, other) for label, other in row}
         row.append((f"reconstruction: {psnr(again, round_trip):.1f} dB against the round trip", again))
     with log.clock("translation"):
-        pictures = minipnp.translate(sd, G, job.prompts, job.negative, s.pnp, s.random_start, log.progress)
+        pictures = edit(o, job.prompts, job.s, job.negative, log.progress)
         translations = [(prompt, to_image(x)) for prompt, x in zip(job.prompts, pictures, strict=True)]
 
-    settings = made | job.settings | {"pixels": list(row[0][1].size)} | model
+    settings = made | job.settings | {"pixels": list(picture.size)} | model
     files = {}
-    for i, (prompt, picture) in enumerate(translations, 1):
-        name = f"translation-{i}.png" if len(translations) > 1 else "translation.png"
-        files[name] = picture, settings | {"prompts": [prompt]}  # as if it had been made alone
+    for name, (prompt, translation) in zip(names_of(job), translations, strict=True):
+        files[name] = translation, settings | {"prompts": [prompt]}  # as if it had been made alone
     files["side-by-side.png"] = sheet(row + translations), settings
-    if path is None and job.guidance is None:
-        files["guidance.png"] = row[0][1], settings
-    print(*save_results(out, files, record(settings, log, argv, **found)), sep="\n")
-    return [row[0], *translations]
+    if job.origin == "text":
+        files["guidance.png"] = picture, settings
+    return [row[0], *translations], save_results(out, files, record(settings, log, argv, **found))
 
 
-def guidance_of(path: Path, sd: StableDiffusion, s: Settings, log: Log, keep: bool) -> tuple[Guidance, Image, dict]:
-    """The guidance of a picture; the picture as it was taken; and what the records say of it."""
-    picture = fit(read_image(path), s.size or sd.size, sd.multiple, s.square)
-    vae_seed = s.seed if s.vae_sampled else None
-    with log.clock("inversion"):
-        G = guidance_from_picture(
-            sd, to_tensor(picture), s.pnp.steps, s.inversion, vae_seed, log.progress, s.pnp if keep else None
-        )
-    return G, picture, picture_of(path)
+def names_of(job: Translation) -> list[str]:
+    """The file names of the translations, one for each prompt."""
+    if len(job.prompts) == 1:
+        return ["translation.png"]
+    return [f"translation-{i}.png" for i in range(1, len(job.prompts) + 1)]
 
 
-def translate_folder(job: Translation, sd: StableDiffusion, model: dict, log: Log, argv: list[str]) -> int:
-    """Every picture of a folder; one that fails is reported and skipped. At the end a summary page."""
-    summary, rows, failed = [], [], 0
+def translate_folder(job: Translation, sd: StableDiffusion, model: dict, log: Log, argv: list[str]) -> list[Path]:
+    """Every picture of a folder: what is there from an earlier run is not made again, what fails is skipped.
+
+    At the end a summary page. InputError: a picture failed.
+    """
+    summary, rows, failed, files = [], [], 0, []
     stems = [stem(path).casefold() for path in job.paths]
     for i, path in enumerate(job.paths, 1):
-        log.say(f"[{i}/{len(job.paths)}] {path.name}")
         name = stem(path) if stems.count(stem(path).casefold()) == 1 else path.name.replace(".", "-")
         try:
-            (_, picture), *translations = translate_one(job, sd, model, path, job.out / name, log, argv)
+            cells = translated_before(job, sd, model, path, job.out / name)
+            if cells is not None:
+                log.say(f"[{i}/{len(job.paths)}] {path.name}: there already")
+            else:
+                log.say(f"[{i}/{len(job.paths)}] {path.name}")
+                cells, made = translate_one(job, sd, model, path, job.out / name, log, argv)
+                print(*made, sep="\n")
+            (_, picture), *translations = cells
             rows.append([(label, scaled(image, reduce=True)) for label, image in [(path.name, picture), *translations]])
             summary.append({"picture": path.name})
         except Exception as error:
@@ -261,8 +348,19 @@ def translate_folder(job: Translation, sd: StableDiffusion, model: dict, log: Lo
             failed += 1
     if rows:
         settings = {"pictures": summary} | job.settings | model
-        files = {"summary.png": (sheet(*rows), settings)}
-        print(*save_results(job.out / "summary.png", files, record(settings, log, argv)), sep="\n")
+        page = {"summary.png": (sheet(*rows), settings)}
+        files = save_results(job.out / "summary.png", page, record(settings, log, argv))
+        print(*files, sep="\n")
     if failed:
         raise InputError(f"{failed} of {len(job.paths)} pictures could not be translated")
-    return 0
+    return files
+
+
+def translated_before(job: Translation, sd: StableDiffusion, model: dict, path: Path, out: Path) -> list[Cell] | None:
+    """The picture and its translations, where a run with the same settings has left them; None: it has not."""
+    picture = taken(path, sd, job.taking)
+    settings = picture_of(path) | source_of(job) | job.settings | {"pixels": list(picture.size)} | model
+    made = done_already(out, settings, names_of(job))
+    if made is None:
+        return None
+    return [("guidance", picture), *zip(job.prompts, made, strict=True)]

@@ -19,6 +19,7 @@ from minipnp.errors import InputError
 from minipnp.files.atomic import atomic
 from minipnp.guidance import Guidance
 from minipnp.machine.kept import flat, unflat
+from minipnp.pnp import PnP
 from minipnp.slots import Features
 
 FORMAT = "minipnp guidance 1"
@@ -42,7 +43,7 @@ def save_guidance(path: Path, G: Guidance, made: dict) -> Path:
     tensors = {name: _on_cpu(x) for name, x in tensors.items()}
     for t, features in G.features.items():  # one level at a time: the device may not hold all
         tensors |= {f"features.{t}.{name}": _on_cpu(x) for name, x in flat(features).items()}
-    about = {"format": FORMAT, "residuals": G.residuals, "resampled": G.resampled, "made": made}
+    about = {"format": FORMAT, "resampled": G.resampled, "made": made}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
@@ -76,8 +77,7 @@ def open_guidance(path: Path, device: torch.device) -> tuple[Guidance, dict]:
             raise KeyError
         latents = {int(name[2:]): file.get_tensor(name) for name in file.keys() if name.startswith("x.")}
         single = {name: file.get_tensor(name) for name in ("x_0", "x_T", "texts")}
-        residuals = {int(t): value for t, value in about["residuals"].items()}
-        G = Guidance(latents, **single, residuals=residuals, resampled=about["resampled"], features=_InFile(file))
+        G = Guidance(latents, **single, resampled=about["resampled"], features=_InFile(file))
         return G, about["made"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -95,6 +95,11 @@ def check_guidance(path: Path, made: dict, model: dict) -> None:
         raise InputError(f"{path}: made with other weights ({what}); give their --model, or `minipnp invert` again")
     if made["kept"] and made["dtype"] != model["dtype"]:
         raise InputError(f"{path}: its features are {made['dtype']}; give --dtype {made['dtype']}")
+
+
+def kept_of(made: dict) -> PnP | None:
+    """The edit whose features the file holds."""
+    return PnP.given(made["kept"]) if made["kept"] else None
 
 
 class _InFile(Mapping[int, Features]):

@@ -89,17 +89,19 @@ def free_memory(device: torch.device) -> int:
 def flat(features: Features) -> dict[str, Tensor]:
     """By names such as `f.decoder.4`."""
     tensors = {f"f.{name(layer)}": f for layer, f in features.f.items()}
+    tensors |= {f"s.{name(layer)}": s for layer, s in features.s.items()}
     for layer, a in features.A.items():
         tensors |= {f"{what}.{name(layer)}": x for what, x in (("q", a.q), ("k", a.k)) if x is not None}
     return tensors
 
 
 def unflat(tensors: dict[str, Tensor]) -> Features:
-    of = {"f": {}, "q": {}, "k": {}}
+    of = {"f": {}, "q": {}, "k": {}, "s": {}}
     for key, x in tensors.items():
         what, part, row = key.split(".")
         of[what][Layer(Part[part.upper()], int(row))] = x
-    return Features(of["f"], {layer: Attn(q=of["q"].get(layer), k=of["k"].get(layer)) for layer in of["q"] | of["k"]})
+    A = {layer: Attn(q=of["q"].get(layer), k=of["k"].get(layer)) for layer in of["q"] | of["k"]}
+    return Features(of["f"], A, s=of["s"])
 
 
 def name(layer: Layer) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -18,18 +18,19 @@ from typing import Protocol
 from torch import Tensor
 
 from minipnp.ddim import timesteps
-from minipnp.errors import InputError, explain
+from minipnp.errors import explain
 from minipnp.files import hub
 from minipnp.files.images import fit, psnr, read_image, to_image, to_tensor, write_png
 from minipnp.guidance import Inversion
 from minipnp.measure import records
 from minipnp.measure.benchmarks import Benchmark, Pair
 from minipnp.measure.metrics import Case, Metrics
-from minipnp.measure.runs import RUNS, run_method, seed_of
+from minipnp.measure.runs import RUNS, UNTOLD_SCALE, check_runs, run_on, seed_of
 from minipnp.measure.ssim import ssim
-from minipnp.methods.original import SOURCE_SCALE, Original
+from minipnp.methods.original import Original, Taking
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import reconstruct
+from minipnp.pnp import PnP
 
 RECONSTRUCTION = "reconstruction"  # what the inversion lost: x_0 inverted and sampled again, against its decoding
 STEPS = 50
@@ -50,10 +51,9 @@ class Listener(Protocol):
     def progress(self, things: Iterable, total: int, what: str) -> Iterable: ...
 
 
-def check(methods: Iterable[str], steps: int | None) -> None:
+def check(methods: tuple[str, ...], steps: int | None) -> None:
     timesteps(STEPS if steps is None else steps)
-    if unknown := [name for name in methods if name not in (*RUNS, RECONSTRUCTION)]:
-        raise InputError(f"--methods {' '.join(unknown)}: give some of {', '.join((*RUNS, RECONSTRUCTION))}")
+    check_runs(methods, (*RUNS, RECONSTRUCTION))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,13 @@ class Plan:
     @property
     def settled(self) -> dict:
         """The inversion, with the steps that it has."""
-        return asdict(self.inversion) | {"steps": self.inversion.steps_for(self.steps or STEPS)}
+        return self.inversion.record() | {"inversion_steps": self.inversion.steps_for(self.steps or STEPS)}
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that are set for every method."""
+        given = {"steps": self.steps, "scale": self.scale}
+        return {name: value for name, value in given.items() if value is not None}
 
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
@@ -109,7 +115,7 @@ class Plan:
             run = RUNS[method]
             decides |= {
                 "texts": [pair.source, pair.prompt, pair.scale, pair.asked], "mask": pair.mask,
-                "run": [run.method, run.random_start, run.options_for(pair, self.steps, self.scale)],
+                "run": [run.method, run.settings_for(pair, self.given).record()],
                 "metrics": sorted(self.metrics.measures), "networks": self.metrics.weights,
             }  # fmt: skip
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:20]
@@ -151,7 +157,7 @@ def _results(
     for jobs in filter(None, todo):
         guidance, o, before, broken = jobs[0].pair.guidance, None, None, None
         try:
-            o, before = original(plan, sd, jobs[0].pair)
+            o, before = original_of(plan, sd, jobs[0].pair)
         except Exception as error:
             if (broken := explain(error)) is None:
                 raise
@@ -176,16 +182,18 @@ def _results(
             yield record | {"values": values, "seconds": round(time.perf_counter() - began, 2)}
 
 
-def original(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, Tensor]:
+def original_of(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, Tensor]:
     """The guidance, and its picture [1, 3, H, W] as 8 bits hold it."""
-    size, seed = plan.size or sd.size, seed_of(pair)
+    size = plan.size or sd.size
     if pair.image is None:
-        scale = SOURCE_SCALE if pair.scale is None else pair.scale
-        o = Original(sd, None, pair.source, seed, (size, size), plan.inversion, scale)
-        return o, _levels(sd.decode(o.x_0(plan.steps or STEPS)))
+        scale = UNTOLD_SCALE if pair.scale is None else pair.scale
+        o = Original.from_text(sd, pair.source, Taking(size=size, seed=seed_of(pair), source_scale=scale))
+        return o, _levels(o.picture(plan.steps or STEPS))
     picture = to_tensor(fit(read_image(pair.image), size, sd.multiple))
-    keep = any(RUNS[name].method.endswith("pnp") for name in plan.methods if name != RECONSTRUCTION)
-    return Original(sd, sd.encode(picture), pair.source, seed, inversion=plan.inversion, keep=keep), picture
+    injects = any(RUNS[name].method.endswith("pnp") for name in plan.methods if name != RECONSTRUCTION)
+    keep = PnP() if injects else None
+    taking = Taking(size=size, seed=seed_of(pair))
+    return Original.from_picture(sd, picture, pair.source, taking, plan.inversion, keep), picture
 
 
 def result(plan: Plan, o: Original, before: Tensor, job: Job) -> tuple[dict[str, float], Tensor]:
@@ -193,7 +201,7 @@ def result(plan: Plan, o: Original, before: Tensor, job: Job) -> tuple[dict[str,
         G = o.guidance(plan.steps or STEPS)
         round_trip, again = _levels(o.sd.decode(G.x_0)), _levels(reconstruct(o.sd, G))
         return {"psnr": psnr(to_image(again), to_image(round_trip)), "ssim": ssim(again, round_trip)}, again
-    after = _levels(run_method(RUNS[job.method], o, job.pair, plan.steps, plan.scale))
+    after = _levels(run_on(RUNS[job.method], o, job.pair, plan.given))
     return plan.metrics(Case(job.pair, before, after)), after
 
 

@@ -1,4 +1,4 @@
-"""Methods × ablations: what an evaluation runs on every pair, by name.
+"""Methods × ablations: what `evaluate` and `compare` run on an original, by name.
 
 The settings are those of `translate --method`, each method's own defaults, so the scale (where the model does not ask
 for one of its own) and the shares of steps are its authors'. Configurations A to E of pix2pix-zero are those of its
@@ -10,50 +10,57 @@ they change, else around the captions; E is all of it, with cross-attention guid
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
+from minipnp.errors import InputError
 from minipnp.guidance import Progress, silent
 from minipnp.measure.benchmarks import Pair
-from minipnp.methods.editing import METHODS, edit
 from minipnp.methods.original import Original
+from minipnp.methods.registry import METHODS, check_source, edit
 from minipnp.methods.sdedit import STRENGTHS
-from minipnp.pipeline import check_noise
-from minipnp.pnp import PnP, plug_and_play
+from minipnp.options import Options
+
+UNTOLD_SCALE = 7.5  # guidance scale of a benchmark's generated guidance, where its list does not say one
 
 
 @dataclass(frozen=True)
 class Run:
-    """method, options: of editing.py. word: takes the pair's object, "must" or "may"; "": does not.
+    """A method with some of its options set.
 
-    templates: takes its direction from templates. random_start: x_T is noise, not the guidance's.
+    word: takes the pair's object, "must" or "may"; "": does not. blend: it is where a local blend may change the
+    picture. templates: takes its direction from templates. random_start: x_T is noise, not the guidance's.
     """
 
     label: str
     method: str
     options: Mapping[str, object] = field(default_factory=dict)
     word: str = ""
+    blend: bool = False
     templates: bool = False
     random_start: bool = False
 
     def lacks(self, pair: Pair) -> str | None:
         """Why this pair cannot be run, or None."""
-        if not pair.source and (METHODS[self.method].source or self.method == "pix2pix-zero"):
-            return "no text for the picture"
         if self.word == "must" and not (pair.word and pair.source):
             return "no word for the object"
+        try:
+            check_source(METHODS[self.method], self.settings_for(pair, {}), pair.source)
+        except InputError:
+            return "no text for the picture"
         return None
 
-    def options_for(self, pair: Pair, steps: int | None, scale: float | None = None) -> dict[str, object]:
-        given = {"steps": steps, "scale": scale}
-        options = dict(self.options) | {name: value for name, value in given.items() if value is not None}
+    def settings_for(self, pair: Pair, given: Mapping[str, object]) -> Options:
+        """The method's settings for a pair. given: options of all runs, by name, for those methods that have them."""
+        values = {**self.options, **given}
         if self.word and pair.word and pair.source:
-            options["word"] = pair.word
+            values |= {"blend": [pair.word]} if self.blend else {"word": pair.word}
         if self.templates:
-            options["change"] = change(pair)
-        return options
+            values["change"] = change(pair)
+        if self.random_start:
+            values["random_start"] = (seed_of(pair) + 1) % 2**64  # the guidance may be of the seed itself
+        return METHODS[self.method].settings.given(values)
 
 
 def change(pair: Pair) -> str:
@@ -76,37 +83,46 @@ RUNS = {
     "ddim": Run("DDIM + word swap", "ddim"),
     "p2p": Run("Prompt-to-Prompt", "p2p"),
     "p2p-full": Run("Prompt-to-Prompt, full share", "p2p", {"cross_replace": 1.0, "self_replace": 1.0}),
+    "p2p-blend": Run("Prompt-to-Prompt, local blend", "p2p", word="must", blend=True),
+    "p2z": Run("pix2pix-zero", "pix2pix-zero"),
     "p2z-A": Run("pix2pix-zero A", "sdedit", {"strength": 0.5, "scale": 5.0}),
     "p2z-B": Run("pix2pix-zero B", "pix2pix-zero", {"lambda_ac": 0.0, "lambda_kl": 0.0, "amount": 0.0}),
     "p2z-C": Run("pix2pix-zero C", "pix2pix-zero", {"amount": 0.0}),
     "p2z-D": Run("pix2pix-zero D", "pix2pix-zero", {"amount": 0.0}, templates=True),
     "p2z-E": Run("pix2pix-zero E", "pix2pix-zero", templates=True),
     "masactrl": Run("MasaCtrl", "masactrl", word="may"),
+    "skip-inject": Run("SkipInject", "skip-inject"),
 }
+EVALUATED = tuple(name for name in RUNS if name not in ("p2p-blend", "p2z", "skip-inject"))  # if nothing else is said
+COMPARED = (
+    "pnp",
+    "masked-pnp",
+    *(f"sdedit-{s}" for s in STRENGTHS),
+    "ddim",
+    "p2p",
+    "p2p-blend",
+    "p2z",
+    "masactrl",
+    "skip-inject",
+)
+
+
+def check_runs(names: list[str] | tuple[str, ...], known: tuple[str, ...] = tuple(RUNS)) -> None:
+    """Raises InputError for a name that is none of the known."""
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"--methods {','.join(unknown)}: give some of {', '.join(known)}")
 
 
 def seed_of(pair: Pair) -> int:
     """Of all noise that is drawn for the pair's guidance: the list's own, or one that follows from its name."""
-    return (
-        pair.seed
-        if pair.seed is not None
-        else int.from_bytes(hashlib.sha256(pair.guidance.encode()).digest()[:4], "big")
-    )
+    if pair.seed is not None:
+        return pair.seed
+    return int.from_bytes(hashlib.sha256(pair.guidance.encode()).digest()[:4], "big")
 
 
-def run_method(
-    r: Run, o: Original, pair: Pair, steps: int | None = None, scale: float | None = None, progress: Progress = silent
-) -> Tensor:
+def run_on(
+    run: Run, o: Original, pair: Pair, given: Mapping[str, object], negative: str | None = None,
+    progress: Progress = silent,
+) -> Tensor:  # fmt: skip
     """The picture [1, 3, H, W], about [−1, 1]. InputError: the method cannot do this pair."""
-    options = r.options_for(pair, steps, scale)
-    if not r.random_start:
-        return edit(r.method, o, pair.prompt, options=options, progress=progress)
-    s = replace(PnP(), steps=options.pop("steps", PnP().steps), **options)
-    check_noise(s.steps)
-    G = o.guidance(s.steps)
-    x_T = o.sd.noise(*G.x_T.shape[2:], (o.seed + 1) % 2**64)  # the guidance may be of `seed` itself
-    with torch.no_grad():
-        *_, (_, x_0) = progress(
-            plug_and_play(o.sd.unet, G, [o.sd.embed(pair.prompt)], o.null, s=s, x_T=x_T), s.steps, r.method
-        )
-    return o.sd.decode(x_0)
+    return edit(o, pair.prompt, run.settings_for(pair, given), negative, progress)

@@ -1,7 +1,7 @@
 """Prompt-to-Prompt's words: which of the target's 77 positions take whose attention, how strongly, in which steps."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -13,6 +13,9 @@ from minipnp.methods.words import words_of
 from minipnp.tokenizer import BEGIN, END, LENGTH, ROOM, Tokenizer
 
 Share = float | tuple[float, float]  # of the steps, from the noisiest: up to here, or from the first to the second
+
+
+ALIGNMENTS = ("auto", "swap", "phrase")  # auto: by words where both prompts have as many, else as a new phrase
 
 
 class Alignment(NamedTuple):
@@ -109,6 +112,20 @@ def steps_in(share: Share, n: int) -> range:
     if not 0 <= start <= end <= 1:
         raise InputError(f"{share} of the steps: give a share from 0 to 1, or where it starts and where it ends")
     return range(math.floor(start * n + 1e-9), math.floor(end * n + 1e-9))
+
+
+def as_share(value: Share) -> Share:
+    """The value of an option that is a share. ValueError: it is none."""
+    try:
+        steps_in(value, 1)
+    except InputError:
+        raise ValueError from None
+    return value if isinstance(value, float | int) else tuple(value)
+
+
+def shares_of_words(values: Mapping[str, Share] | Iterable[tuple[str, Share]]) -> tuple[tuple[str, Share], ...]:
+    pairs = values.items() if isinstance(values, Mapping) else values
+    return tuple((word, as_share(value)) for word, value in pairs)
 
 
 def windows(steps: int, share: Share, words: Mapping[int, Share]) -> Tensor:

@@ -4,30 +4,26 @@ The simplest of the baselines that the pix2pix-zero paper compares with (Sec. 4)
 the picture: at guidance 1 and with the source prompt it comes back, with any other guidance or prompt it drifts.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minipnp.ddim import guided, sample, timesteps
-from minipnp.errors import InputError
+from minipnp.ddim import guided, sample
 from minipnp.guidance import Guidance
+from minipnp.methods.method import Method, Steps
+from minipnp.methods.original import Original
+from minipnp.options import Options, scale_option, steps_option
 from minipnp.unet import UNet
 
 
 @dataclass(frozen=True)
-class DDIMSwap:
-    """scale: w of Eq. (5), in sampling only; 5 as in pix2pix-zero's code, whose paper gives all methods the same."""
+class DDIMSwap(Options):
+    """The settings of an edit. The scale is that of sampling only: 5, as pix2pix-zero's code has it for all methods."""
 
-    steps: int = 50
-    scale: float = 5.0
-
-    def __post_init__(self):
-        timesteps(self.steps)
-        if not math.isfinite(self.scale):
-            raise InputError(f"guidance scale {self.scale}: give a number")
+    steps: int = steps_option()
+    scale: float = scale_option(5.0)
 
 
 @torch.no_grad()
@@ -40,3 +36,21 @@ def ddim_swap(
     Yields (level, latent [1, 4, h, w]) after each step.
     """
     yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), G.x_T, G.levels(s.steps))
+
+
+def inverted(o: Original, s: DDIMSwap) -> Guidance:
+    return o.guidance(s.steps, by_source=True)
+
+
+def edit(o: Original, prompt: str, negative: str | None, s: DDIMSwap) -> Steps:
+    return ddim_swap(o.unet, inverted(o, s), o.sd.embed(prompt), o.against(negative), s)
+
+
+METHOD = Method(
+    "ddim",
+    "DDIM + word swap: invert with the source text, sample with the prompt",
+    DDIMSwap,
+    edit,
+    guidance=inverted,
+    needs_source=lambda s: True,
+)

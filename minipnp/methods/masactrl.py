@@ -15,19 +15,22 @@ For each query one of the two counts, so together they are one attention in whic
 lie on its own side.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipnp.ddim import pairs, step, timesteps
+from minipnp.ddim import combine, pairs, step
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
 from minipnp.methods.maps import layers_at, share, word_map
+from minipnp.methods.method import Method, Steps
+from minipnp.methods.original import Original
+from minipnp.methods.words import word_positions
+from minipnp.options import COUNT, SHARE, WORD, Options, option, scale_option, steps_option, whole
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
@@ -36,28 +39,23 @@ WordPositions = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
-class MasaCtrl:
-    """scale: w of classifier-free guidance. start_step, start_layer: S, counted from the noisiest step, and L, counted
-    over the 16 self-attentions in the order of execution; both from 0, the first ones with the source's k and v.
-    threshold: of a mask, from which share of the range between a map's minimum and maximum a cell is the object's.
-    mask_share: the maps are read where the network works at this share of the latent's side.
-    """
+class MasaCtrl(Options):
+    """The settings of an edit. mask_share: maps are read where the network works at this share of the latent's side."""
 
-    steps: int = 50
-    scale: float = 7.5
-    start_step: int = 4
-    start_layer: int = 10
-    threshold: float = 0.1
+    steps: int = steps_option()
+    scale: float = scale_option(7.5)
+    start_step: int = option(4, "first step, from 0, that attends to the source", COUNT)
+    start_layer: int = option(
+        10, "first of the 16 self-attentions, from 0, that attends to the source", whole(0, len(ATTENTIONS) - 1)
+    )
+    threshold: float = option(0.1, "share of the range of a word's map from which a cell is the object's", SHARE)
+    word: str | None = option(None, "the object: horse, or horse=cow for the source's and the prompt's", WORD)
     mask_share: float = 1 / 4
 
     def __post_init__(self):
-        timesteps(self.steps)
-        if not 0 <= self.start_step <= self.steps:
-            raise InputError(f"start step {self.start_step}: give a number from 0 to the {self.steps} steps")
-        if not 0 <= self.start_layer < len(ATTENTIONS):
-            raise InputError(f"start layer {self.start_layer}: give a number from 0 to {len(ATTENTIONS) - 1}")
-        if not math.isfinite(self.scale):
-            raise InputError(f"guidance scale {self.scale}: give a number")
+        super().__post_init__()
+        if self.start_step > self.steps:
+            raise InputError(f"start_step = {self.start_step}: give a number from 0 to the {self.steps} steps")
         check_mask(self.threshold, self.mask_share)
 
     @property
@@ -132,6 +130,23 @@ def masactrl(
             _, source = unet.tap(G.latents[t], t, G.texts, Tap(k=s.layers, v=s.layers, M=maps), stop=True)
             edit = {layer: partial(mutual, layer, source, words, latent, s) for layer in s.layers}
         e, _ = unet.tap(x, t, texts, Tap(M=maps), Features(A=edit))
-        z = s.scale * e[1:] + (1 - s.scale) * e[:1]  # classifier-free guidance
+        z = combine(e[1:], e[:1], s.scale)
         x = step(x, z, t, t_prev)
         yield t_prev, x
+
+
+def edit(o: Original, prompt: str, negative: str | None, s: MasaCtrl) -> Steps:
+    words = None if s.word is None else word_positions(o.sd.tokenizer, o.source, prompt, s.word)
+    G = replace(o.guidance(s.steps), texts=torch.cat([o.null, o.text]))
+    return masactrl(o.unet, G, o.sd.embed(prompt), o.against(negative), words, replace(s, mask_share=o.share))
+
+
+METHOD = Method(
+    "masactrl",
+    "MasaCtrl: the source's keys and values in self-attention",
+    MasaCtrl,
+    edit,
+    guidance=lambda o, s: o.guidance(s.steps),
+    needs_source=lambda s: s.word is not None,
+    uses_source=lambda s: True,
+)

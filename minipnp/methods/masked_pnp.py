@@ -18,11 +18,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipnp.ddim import CLEAN, guided, pairs, step
+from minipnp.ddim import CLEAN, combine, guided, pairs, step
 from minipnp.errors import InputError
+from minipnp.files.images import fit, read_image, to_tensor
 from minipnp.guidance import Guidance
 from minipnp.methods.maps import layers_at, share, word_map
 from minipnp.methods.masactrl import cells, check_mask, same_side, word_mask
+from minipnp.methods.method import Method, Steps
+from minipnp.methods.original import Original
+from minipnp.methods.words import word_positions
+from minipnp.options import PATH, SHARE, WORD, option
+from minipnp.pipeline import check_noise
 from minipnp.pnp import PnP, guidance_features
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import UNet
@@ -56,10 +62,25 @@ class Mask:
         check_mask(self.threshold, self.share)
 
 
+@dataclass(frozen=True)
+class MaskedPnP(PnP):
+    """The settings of an edit: those of Plug-and-Play, and the object, by `word` or by `mask`."""
+
+    word: str | None = option(None, "the object: horse, or horse=cow for the source's and the prompt's", WORD)
+    mask: str | None = option(None, "the object, white, in a picture of the original's shape", PATH)
+    threshold: float = option(Mask.threshold, "share of the range of a word's map from which a cell is its", SHARE)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_mask(self.threshold, Mask.share)
+        if (self.word is None) == (self.mask is None):
+            raise InputError("masked-pnp needs the object: give either --word or --mask")
+
+
 @torch.no_grad()
 def masked_plug_and_play(
     unet: UNet, G: Guidance, text: Tensor, null: Tensor, where: Word | Tensor, negative: Tensor | None = None,
-    s: PnP = PnP(), m: Mask = Mask(),
+    s: PnP = PnP(), m: Mask = Mask(), x_T: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
     """text, null, negative: as for `plug_and_play`, for one target. where: the object's word, or the user's mask
     [1, 1, h, w] in the latent's cells, 0 to 1, edited where it is 0.5 or more; all 1 is Plug-and-Play as it is.
@@ -70,7 +91,7 @@ def masked_plug_and_play(
     named = isinstance(where, Word)
     maps = layers_at(m.share) if named else ()
     M, seen_G, seen = None if named else given(where, G.x_T), 0, 0
-    x = G.x_T  # x*_T ← x^G_T
+    x = G.x_T if x_T is None else x_T  # x*_T ← x^G_T
     for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         injected = guidance_features(unet, G, i, t, s)  # f*_t, {A*^l_t}
         if m.attention and M is not None:
@@ -78,7 +99,7 @@ def masked_plug_and_play(
         # Eq. (5), its conditional pass by itself: of that one the cross-attention is read.
         z_P, target = unet.tap(x, t, text, Tap(M=maps), injected.rows([-1]))
         z_null = guided(unet, x, t, text, null, 0.0, negative, alphas[i], injected)
-        x = step(x, s.scale * z_P + (1 - s.scale) * z_null, t, t_prev)
+        x = step(x, combine(z_P, z_null, s.scale), t, t_prev)
         if named:
             _, source = unet.tap(G.latents[t], t, where.source, Tap(M=maps), stop=True)
             seen_G = seen_G + word_map(source.M, where.in_source, *cells(latent, m.share))
@@ -104,3 +125,39 @@ def on_its_side(injected: Features, M: Tensor, layers: Sequence[Layer]) -> Featu
     at = {layer: F.interpolate(M.float(), cells(M.shape[2:], share(layer))) for layer in layers}
     masked = {layer: replace(injected.A.get(layer, Attn()), mask=same_side(at[layer], at[layer])) for layer in layers}
     return injected._replace(A={**injected.A, **masked})
+
+
+def read_mask(o: Original, path: str) -> Tensor:
+    """A mask picture → [1, 1, h, w], 0 to 1. It is cropped as the original was. InputError: it has another shape."""
+    cells, factor = o.latent_sides, o.sd.vae.config.factor
+    picture = fit(read_image(path), factor * min(cells), o.sd.multiple, o.taking.square)
+    height, width = (factor * side for side in cells)
+    if picture.size != (width, height):
+        raise InputError(f"--mask {path}: give a mask of the picture's own shape, which is edited at {width}x{height}")
+    white = F.interpolate((to_tensor(picture).mean(dim=1, keepdim=True) + 1) / 2, cells, mode="area")
+    if (white >= 0.5).all():
+        raise InputError(f"--mask {path}: white all over; the background must be black, and not transparent")
+    return white
+
+
+def edit(o: Original, prompt: str, negative: str | None, s: MaskedPnP) -> Steps:
+    if s.word is None:
+        where = read_mask(o, s.mask)
+    else:
+        where = Word(o.text, *word_positions(o.sd.tokenizer, o.source, prompt, s.word))
+    if s.random_start is not None:
+        check_noise(s.steps)
+    x_T = None if s.random_start is None else o.noise(s.random_start)
+    against = None if negative is None else o.sd.embed(negative)
+    m = Mask(threshold=s.threshold, share=o.share)
+    return masked_plug_and_play(o.unet, o.guidance(s.steps), o.sd.embed(prompt), o.null, where, against, s, m, x_T)
+
+
+METHOD = Method(
+    "masked-pnp",
+    "Plug-and-Play inside a foreground mask",
+    MaskedPnP,
+    edit,
+    guidance=lambda o, s: o.guidance(s.steps),
+    needs_source=lambda s: s.word is not None,
+)

@@ -1,72 +1,157 @@
-"""What is edited: a picture or a generated one, and what several methods need of it, made once."""
+"""What is edited: a picture, a generated one, or a guidance in a file; and what the methods need of it, made once."""
 
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
 from minipnp.methods.maps import usual_share
 from minipnp.methods.regularised import Regularisation, regularised_inversion
 from minipnp.model import StableDiffusion
-from minipnp.pipeline import keeps_features, start
+from minipnp.options import NUMBER, SEED, SWITCH, Options, option, whole
+from minipnp.pipeline import check_sides, start
 from minipnp.pnp import PnP
+from minipnp.unet import UNet
 
-SOURCE_SCALE = 7.5  # guidance scale of a generated picture
+GENERATED_SCALE = 5.0  # guidance scale of a generated original, where nobody says another
+
+
+@dataclass(frozen=True)
+class Taking(Options):
+    """How an original is taken from its picture, or generated from its text."""
+
+    size: int | None = option(None, "short side in pixels (default: the model's own)", whole(1))
+    square: bool = option(False, "crop the centre to a square, as the paper does", SWITCH)
+    seed: int = option(0, "seed of what is drawn at random", SEED)
+    source_scale: float | None = option(
+        None, "guidance scale at which --source is generated (default: pnp 5, other methods --scale's)", NUMBER
+    )
+    vae_sampled: bool = option(False, "encode to a sample of the VAE's posterior, not to its mean", SWITCH)
+    both: bool = option(
+        False, "take the features of a generated original under both texts, as plug-and-play does", SWITCH
+    )
 
 
 class Original:
-    """What is edited: the latent x_0 of a picture, or the picture that `source` and `seed` generate.
+    """What is edited. Make it by `from_picture`, `from_text` or `from_guidance`.
 
-    source: a text for it; "" where there is none. square: the picture was cropped to one. keep: with the inversion
-    under the empty prompt the features that Plug-and-Play reads. Inversions are made when a method asks, each once.
+    source: a text for it; "" where there is none. Inversions are made when a method asks for them, each once.
     """
 
     def __init__(
-        self, sd: StableDiffusion, x_0: Tensor | None, source: str = "", seed: int = 0,
-        size: tuple[int, int] | None = None, inversion: Inversion = Inversion(), source_scale: float = SOURCE_SCALE,
-        progress: Progress = silent, square: bool = False, keep: bool = False,
+        self, sd: StableDiffusion, source: str, taking: Taking, inversion: Inversion, keep: PnP | None,
+        progress: Progress, x_0: Tensor | None = None, shape: tuple[int, int] = (0, 0), given: Guidance | None = None,
     ):  # fmt: skip
-        self.sd, self.source, self.seed, self.progress, self.square = sd, source, seed, progress, square
-        self.inversion, self.source_scale, self.generated, self.keep = inversion, source_scale, x_0 is None, keep
+        self.sd, self.source, self.taking, self.inversion = sd, source, taking, inversion
+        self.keep, self.progress = keep, progress
+        self.generated = x_0 is None
         self.null = sd.embed("")
-        self._x_0, self._size, self._made = x_0, size, {}
+        self._x_0, self._shape, self._given = x_0, shape, given
+        self._made: dict = {}
+
+    @classmethod
+    def from_picture(
+        cls, sd: StableDiffusion, picture: Tensor, source: str = "", taking: Taking = Taking(),
+        inversion: Inversion = Inversion(), keep: PnP | None = None, progress: Progress = silent,
+    ) -> "Original":  # fmt: skip
+        """picture: [1, 3, H, W] in [−1, 1], as `taking` says, sides multiples of sd.multiple.
+
+        keep: store, while inverting under the empty prompt, the features that an edit with these settings reads.
+        """
+        check_sides(sd, *picture.shape[2:])
+        x_0 = sd.encode(picture, taking.seed if taking.vae_sampled else None)
+        return cls(sd, source, taking, inversion, keep, progress, x_0)
+
+    @classmethod
+    def from_text(
+        cls, sd: StableDiffusion, source: str, taking: Taking = Taking(), progress: Progress = silent
+    ) -> "Original":
+        """The picture that `source` and the seed generate, a square."""
+        side = taking.size or sd.size
+        check_sides(sd, side, side)
+        return cls(sd, source, taking, Inversion(), None, progress, shape=(side, side))
+
+    @classmethod
+    def from_guidance(
+        cls, sd: StableDiffusion, G: Guidance, source: str = "", taking: Taking = Taking(),
+        inversion: Inversion = Inversion(), progress: Progress = silent,
+    ) -> "Original":  # fmt: skip
+        """G: an inversion under the empty prompt. What a method needs beyond it is made from its x_0."""
+        return cls(sd, source, taking, inversion, None, progress, G.x_0, given=G)
+
+    @property
+    def unet(self) -> UNet:
+        return self.sd.unet
+
+    @property
+    def seed(self) -> int:
+        return self.taking.seed
 
     @cached_property
     def text(self) -> Tensor:
-        """The source's, embedded."""
+        """The source's text, embedded: [1, 77, width]."""
         return self.sd.embed(self.source)
 
-    def guidance(self, steps: int, by_source: bool = False) -> Guidance:
-        """The original's denoising: inverted under the empty prompt or the source's text, or generated from that."""
-        key = steps, by_source and not self.generated
-        if key not in self._made and self.generated:
-            x_T = start(self.sd, *(self._size or (self.sd.size, self.sd.size)), self.seed, steps)
-            args = self.sd.unet, x_T, self.text, self.null, steps, self.source_scale
-            self._made[key] = guidance_from_text(*args, progress=self.progress)
-        elif key not in self._made:
-            under, how = self.text if by_source else self.null, self.inversion
-            reads = self.keep and not by_source and keeps_features(how, steps)
-            taps = PnP(steps=steps).taps() if reads else {}
-            args = self.sd.unet, self._x_0, under, steps, how, self.progress, taps, self.sd.keeper(len(taps))
-            self._made[key] = guidance_from_latent(*args)
-        return self._made[key]
+    def against(self, negative: str | None) -> Tensor:
+        """What guidance leads away from, embedded: the negative prompt, or the empty one."""
+        return self.null if negative is None else self.sd.embed(negative)
 
-    def regularised(self, steps: int, how: Regularisation) -> Guidance:
-        """x_0 inverted under the source's text as pix2pix-zero does."""
-        if (steps, how) not in self._made:
-            args = self.sd.unet, self.x_0(steps), self.text, steps, how, self.progress
-            self._made[steps, how] = regularised_inversion(*args)
-        return self._made[steps, how]
+    def noise(self, seed: int) -> Tensor:
+        """Unit noise of the latent's shape."""
+        return self.sd.noise(*self.latent_sides, seed % 2**64)
 
     @property
-    def cells(self) -> int:
-        """The latent's shorter side."""
-        pixels = min(self._size or (self.sd.size,)) if self.generated else 0
-        return pixels // self.sd.vae.config.factor if self.generated else min(self._x_0.shape[2:])
+    def latent_sides(self) -> tuple[int, int]:
+        """Height and width of the latent, in cells."""
+        if self.generated:
+            height, width = (side // self.sd.vae.config.factor for side in self._shape)
+            return height, width
+        height, width = self._x_0.shape[2:]
+        return height, width
 
     @property
     def share(self) -> float:
-        return usual_share(self.cells)
+        """The share of the latent's side at which maps of words are read."""
+        return usual_share(min(self.latent_sides))
 
     def x_0(self, steps: int) -> Tensor:
+        """The clean latent [1, 4, h, w]; a generated original is sampled in so many steps."""
         return self.guidance(steps).x_0 if self.generated else self._x_0
+
+    def guidance(self, steps: int, by_source: bool = False) -> Guidance:
+        """The original's denoising, for an edit in so many steps: inverted, or as it was generated.
+
+        by_source: invert under the source's text, not under the empty prompt.
+        """
+        key = steps, by_source and not self.generated
+        if key not in self._made:
+            self._made[key] = self._generated(steps) if self.generated else self._inverted(*key)
+        return self._made[key]
+
+    def _generated(self, steps: int) -> Guidance:
+        x_T = start(self.sd, *self._shape, self.seed, steps)
+        scale = GENERATED_SCALE if self.taking.source_scale is None else self.taking.source_scale
+        return guidance_from_text(self.unet, x_T, self.text, self.null, steps, scale, self.taking.both, self.progress)
+
+    def _inverted(self, steps: int, by_source: bool) -> Guidance:
+        if self._given is not None and not by_source:
+            return self._given.for_steps(steps)
+        reads = self.keep is not None and not by_source and self.inversion.keeps_features(steps)
+        taps = replace(self.keep, steps=steps).taps() if reads else {}
+        under = self.text if by_source else self.null
+        return guidance_from_latent(
+            self.unet, self._x_0, under, steps, self.inversion, self.progress, taps, self.sd.keeper(len(taps))
+        )
+
+    def regularised(self, steps: int, how: Regularisation) -> Guidance:
+        """x_0 inverted under the source's text with noise that is kept white, as pix2pix-zero does."""
+        if (steps, how) not in self._made:
+            self._made[steps, how] = regularised_inversion(self.unet, self._x_0, self.text, steps, how, self.progress)
+        return self._made[steps, how]
+
+    @torch.no_grad()
+    def picture(self, steps: int) -> Tensor:
+        """The original as the VAE decodes it: [1, 3, H, W], about [−1, 1]."""
+        return self.sd.decode(self.x_0(steps))

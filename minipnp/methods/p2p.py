@@ -6,48 +6,85 @@ same guidance scale, it is the paper's own. Inverted from a picture (best with t
 every level; with the source's text as `null` too, guidance leads only where the target's words differ, not elsewhere.
 """
 
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipnp.ddim import CLEAN, pairs, step, timesteps
+from minipnp.ddim import CLEAN, combine, pairs, step
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
-from minipnp.methods.align import Alignment, Share, equalizer, steps_in, windows
+from minipnp.methods.align import (
+    ALIGNMENTS,
+    Alignment,
+    Share,
+    as_share,
+    equalizer,
+    new_phrase,
+    shares_of_words,
+    steps_in,
+    windows,
+    word_swap,
+)  # fmt: skip
 from minipnp.methods.maps import layers_at, layers_up_to, word_map
+from minipnp.methods.method import Method, Steps
+from minipnp.methods.original import Original
+from minipnp.methods.words import pair_of, positions, words_of
+from minipnp.options import (
+    AMOUNTS,
+    SHARE,
+    SWITCH,
+    WORDS,
+    Form,
+    Options,
+    amount_of_text,
+    choice,
+    number,
+    option,
+    scale_option,
+    steps_option,
+)  # fmt: skip
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
 Positions = Mapping[str, Collection[int]]  # words and their positions in a prompt; several count as one
 
 
+SPAN = Form("a share from 0 to 1, or in Python where it starts and where it ends", as_share, float)
+SPANS = Form("WORD=SHARE", shares_of_words, amount_of_text, dict, "WORD=X", repeats=True)
+
+
 @dataclass(frozen=True)
-class P2P:
-    """The settings of an edit. The defaults are the authors'.
+class P2P(Options):
+    """The settings of an edit. The defaults are the authors'."""
 
-    cross_replace, self_replace: shares of the steps in which cross- and self-attention come from the source.
-    self_side: self-attention does so where the cells' side is at most this share of the latent's. scale: guidance.
-    """
-
-    steps: int = 50
-    cross_replace: Share = 0.8
-    self_replace: Share = 0.4
-    self_side: float = 1 / 4
-    scale: float = 7.5
+    steps: int = steps_option()
+    cross_replace: Share = option(0.8, "share of the steps with the source's cross-attention maps", SPAN)
+    self_replace: Share = option(0.4, "share of the steps with the source's self-attention maps", SPAN)
+    self_side: float | None = option(
+        None, "largest side of the cells of those self-attentions, a share of the latent's (default: 16 × 16 cells)",
+        number(1 / 8, 1.0, "a share of the latent's side, 1, 1/2, 1/4 or 1/8"),
+    )  # fmt: skip
+    scale: float = scale_option(7.5)
+    align: str = option("auto", "align the prompts' words one to one, or as far as they agree", choice(*ALIGNMENTS))
+    weight: tuple[tuple[str, float], ...] = option((), "re-weight a word of the prompt", AMOUNTS)
+    share: tuple[tuple[str, Share], ...] = option((), "cross-replace of one word of the prompt", SPANS)
+    blend: tuple[str, ...] = option((), "change the picture only at this word", WORDS)
+    spare: tuple[str, ...] = option((), "and not at this word", WORDS)
+    blend_threshold: float = option(0.3, "share of a map's maximum from which a cell is the word's", SHARE)
+    blend_start: float = option(0.2, "share of the steps that are not blended", SHARE)
+    as_published: bool = option(False, "align as the authors' code does after words of unequal token counts", SWITCH)
 
     def __post_init__(self):
-        timesteps(self.steps)
-        for share in (self.cross_replace, self.self_replace):
-            steps_in(share, self.steps)
-        if not 1 / 8 <= self.self_side <= 1:
-            raise InputError(f"self_side = {self.self_side}: give a share of the latent's side, 1, 1/2, 1/4 or 1/8")
-        if not math.isfinite(self.scale):
-            raise InputError(f"guidance scale {self.scale}: give a number")
+        super().__post_init__()
+        if self.spare and not self.blend:
+            raise InputError("--spare takes cells out of a local blend: give --blend too")
+        if not self.blend_threshold < 1:
+            raise InputError(f"blend_threshold = {self.blend_threshold}: give a share from 0 to less than 1")
 
 
 def edited_map(M: Tensor, M_star: Tensor, alignment: Alignment, weights: Tensor, c: Tensor) -> Tensor:
@@ -111,42 +148,104 @@ class LocalBlend:
         return union
 
 
+class WordEdit(NamedTuple):
+    """What is edited, by positions of the prompts' tokens.
+
+    alignment: of the prompts (align.py). By position in the target's row, weights: c of re-weighting; shares:
+    cross_replace of single words. blend: where the picture may change.
+    """
+
+    alignment: Alignment
+    weights: Mapping[int, float] = {}
+    shares: Mapping[int, Share] = {}
+    blend: LocalBlend | None = None
+
+
 @torch.no_grad()
 def prompt_to_prompt(
-    unet: UNet, G: Guidance, source: Tensor, target: Tensor, null: Tensor, alignment: Alignment, s: P2P = P2P(),
-    weights: Mapping[int, float] | None = None, shares: Mapping[int, Share] | None = None,
-    blend: LocalBlend | None = None,
-) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+    unet: UNet, G: Guidance, source: Tensor, target: Tensor, null: Tensor, words: WordEdit, s: P2P = P2P()
+) -> Iterator[tuple[int, Tensor]]:
     """Algorithm 1: x*_0 with the text `target`, laid out as G with the text `source`.
 
     source, target, null: embeddings [1, 77, width]; null: of the empty prompt, or what the target is led away from
-    instead. alignment: of the prompts' tokens (align.py). By position in the target's row, weights: c of re-weighting;
-    shares: cross_replace of single words. Yields (level, latents [1, 4, h, w]) after each step.
+    instead. Yields (level, latents [1, 4, h, w]) after each step.
     """
-    device, in_step = G.x_T.device, windows(s.steps, s.cross_replace, shares or {})
+    device = G.x_T.device
+    in_step = windows(s.steps, s.cross_replace, words.shares)
     edited = [c.to(device) if c.any() else None for c in in_step]  # None: no word is, in this step
-    alignment, factors = Alignment(*(x.to(device) for x in alignment)), equalizer(weights or {}).to(device)
+    alignment = Alignment(*(x.to(device) for x in words.alignment))
+    factors = equalizer(words.weights).to(device)
+    blend = words.blend
     self_steps = steps_in(s.self_replace, s.steps)
     blended = layers_at(blend.side) if blend else ()
     x_src = {**G.latents, CLEAN: G.x_0}
     x, sums = G.x_T, 0  # x*_T ← x_T
     for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         cross = ATTENTIONS if edited[i] is not None else ()
-        own = layers_up_to(s.self_side) if i in self_steps else ()
+        own = layers_up_to(1 / 4 if s.self_side is None else s.self_side) if i in self_steps else ()
         wanted, A, M = Tap(q=own, k=own, M=cross or blended), {}, {}
         if wanted.last is not None:
             # z_{t−1}, M_t ← DM(x_t, P, t). x_{t−1} is known already, so z_{t−1} is not computed.
-            _, (_, A, M) = unet.tap(x_src[t], t, source, wanted, stop=True)
+            _, (_, A, M, _) = unet.tap(x_src[t], t, source, wanted, stop=True)
         # z*_{t−1} ← DM(x*_t, P*, t){M ← M̂_t}, M̂_t ← Edit(M_t, M*_t, t): each layer's M* is known when it is reached.
         # The queries and keys of the source give its self-attention. The unconditional branch stays as it is.
         to_target = dict(alignment=alignment, weights=factors, c=edited[i])
         M_hat = {layer: Attn(edit=partial(edited_map, M[layer].map, **to_target)) for layer in cross}
         e, tapped = unet.tap(x, t, target, Tap(M=blended), Features(A=A, M=M_hat))
-        e = s.scale * e + (1 - s.scale) * unet(x, t, null)
-        x = step(x, e, t, t_prev)
+        x = step(x, combine(e, unet(x, t, null), s.scale), t, t_prev)
         if blend:
             sums = sums + blend.maps(M, tapped.M, x.shape[2:])  # M̄
             if i >= len(steps_in(blend.start, s.steps)):
                 # α ← B(M̄_t, w) ∪ B(M̄*_t, w*);  x*_{t−1} ← (1 − α)·x_{t−1} + α·x*_{t−1}
                 x = torch.where(blend.mask(sums, x.shape[2:]), x, x_src[t_prev])
         yield t_prev, x
+
+
+def words_to_edit(o: Original, prompt: str, s: P2P) -> WordEdit:
+    """The settings' words as positions of their tokens. InputError: a word that is not there, or changes nothing."""
+    tokenizer = o.sd.tokenizer
+    alike = len(words_of(tokenizer, o.source)) == len(words_of(tokenizer, prompt))
+    by_word = s.align == "swap" or (s.align == "auto" and alike)
+    alignment = (word_swap if by_word else new_phrase)(tokenizer, o.source, prompt, s.as_published)
+
+    def at(values: Iterable[tuple[str, Share]]) -> dict[int, Share]:
+        return {i: value for word, value in values for i in positions(tokenizer, prompt, word)}
+
+    def named(words: Sequence[str]) -> tuple[Positions, Positions]:
+        pairs = [pair_of(word) for word in words]
+        before = {word: positions(tokenizer, o.source, word) for word, _ in pairs}
+        after = {word: positions(tokenizer, prompt, word) for _, word in pairs}
+        return before, after
+
+    shares = at(s.share)
+    edited = windows(s.steps, s.cross_replace, shares).any(dim=0)
+    for word, _ in s.weight:
+        if not edited[positions(tokenizer, prompt, word)].any():
+            raise InputError(f"--weight {word}=… changes nothing: --cross-replace or --share edits its map in no step")
+    blend = None
+    if s.blend:
+        thresholds = (s.blend_threshold, s.blend_threshold)
+        blend = LocalBlend(named(s.blend), named(s.spare), thresholds, s.blend_start, o.share)
+    return WordEdit(alignment, at(s.weight), shares, blend)
+
+
+def inverted(o: Original, s: P2P) -> Guidance:
+    return o.guidance(s.steps, by_source=True)
+
+
+def edit(o: Original, prompt: str, negative: str | None, s: P2P) -> Steps:
+    """An inverted picture comes back at any guidance scale only where its own text is the negative prompt too."""
+    null = o.text if negative is None and not o.generated else o.against(negative)
+    words = words_to_edit(o, prompt, s)
+    s = replace(s, self_side=o.share if s.self_side is None else s.self_side)
+    return prompt_to_prompt(o.unet, inverted(o, s), o.text, o.sd.embed(prompt), null, words, s)
+
+
+METHOD = Method(
+    "p2p",
+    "Prompt-to-Prompt: edits cross-attention maps",
+    P2P,
+    edit,
+    guidance=inverted,
+    needs_source=lambda s: True,
+)

@@ -16,44 +16,64 @@ The paper's ablation, Table 2. A: SDEdit with the word swapped in the caption. B
 with λ_xa, the defaults.
 """
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from minipnp.ddim import guided, pairs, step, timesteps
+from minipnp.ddim import guided, pairs, step
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
-from minipnp.methods.regularised import gradient
+from minipnp.methods.directions import direction, load_direction, read_sentences, save_direction, sentences
+from minipnp.methods.method import Method, Steps
+from minipnp.methods.original import Original
+from minipnp.methods.regularised import Regularisation, gradient
+from minipnp.methods.words import pair_of
+from minipnp.options import PATH, POSITIVE, SWITCH, Form, Options, option, scale_option, steps_option
 from minipnp.slots import Attn, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
 Maps = Mapping[Layer, Attn]
 
 
+AMOUNT = 0.1  # λ_xa for a picture; GENERATED_AMOUNT for a generated one: both the authors'
+GENERATED_AMOUNT = 0.15
+
+
 @dataclass(frozen=True)
-class Pix2PixZero:
-    """scale: w of classifier-free guidance. amount: λ_xa; the authors take 0.1 for real, 0.15 for generated pictures.
+class Pix2PixZero(Options):
+    """The settings of an edit.
 
     authors: as their code, not their paper, has it: the maps of both branches are compared, each branch steps an x of
     its own, and that of the negative branch is the one that goes on. The mean over two rows halves each one's gradient.
+    In the inversion, too, their code's form is taken.
     """
 
-    steps: int = 50
-    scale: float = 5.0
-    amount: float = 0.1
-    authors: bool = False
+    steps: int = steps_option()
+    scale: float = scale_option(5.0)
+    amount: float | None = option(
+        None, f"amount λ_xa of cross-attention guidance (default: {AMOUNT}; generated {GENERATED_AMOUNT})", POSITIVE
+    )
+    authors: bool = option(False, "as the authors' code has it, where their paper differs", SWITCH, name="as_published")
+    change: str | None = option(
+        None, "the direction, such as cat=dog, or two .txt files of sentences (default: from --source to --prompt)",
+        Form("A=B, such as cat=dog, or FILE=FILE with a sentence on each line", str, metavar="A=B"),
+    )  # fmt: skip
+    direction_file: str | None = option(None, "a direction that was saved", PATH, flag="--direction")
+    save_direction_to: str | None = option(None, "save the direction in this file", PATH, flag="--save-direction")
+    lambda_ac: float = option(Regularisation.lambda_ac, "weight of the inversion's autocorrelation loss", POSITIVE)
+    lambda_kl: float = option(Regularisation.lambda_kl, "weight of the inversion's KL loss", POSITIVE)
+    gain: float = option(
+        Regularisation.gain, "gain of each level of that loss's pyramid; the paper has 2, its code 1", POSITIVE
+    )
 
     def __post_init__(self):
-        timesteps(self.steps)
-        if not math.isfinite(self.scale):
-            raise InputError(f"guidance scale {self.scale}: give a number")
+        super().__post_init__()
         if self.authors and self.scale in (0, 1):
             raise InputError(f"guidance scale {self.scale} has one branch, the authors' form takes two: give another")
-        if not 0 <= self.amount < math.inf:
-            raise InputError(f"amount {self.amount} of cross-attention guidance: give 0 or more (0.1 is usual)")
+        if self.direction_file and self.change:
+            raise InputError("give either --change or --direction, not both")
 
 
 def cross_maps(unet: UNet, x: Tensor, t: int, texts: Tensor) -> Maps:
@@ -86,12 +106,64 @@ def pix2pix_zero(
         raise InputError(f"an edit direction {list(direction.shape)} does not fit text embeddings {list(c.shape)}")
     edited, negative = c + direction.to(c), c if negative is None else negative
     branches = 2 if s.authors else 1
+    amount = AMOUNT if s.amount is None else s.amount
     x = G.x_T
     for t, t_prev in pairs(levels):
-        if s.amount:
+        if amount:
             M_ref = cross_maps(unet, G.latents[t], t, torch.cat([c, negative])[:branches])
             x = x.repeat(branches, 1, 1, 1)
-            x = x - s.amount * map_gradient(unet, x, t, torch.cat([edited, negative])[:branches], M_ref)
+            x = x - amount * map_gradient(unet, x, t, torch.cat([edited, negative])[:branches], M_ref)
         z = guided(unet, x, t, edited, negative, s.scale)  # both of one x, or each of its own
         x = step(x[-1:], z, t, t_prev)
         yield t_prev, x
+
+
+def sentences_of(change: str) -> tuple[list[str], list[str]]:
+    """ "cat=dog", or two files of sentences → the sentences about the one and about the other."""
+    before, equals, after = change.partition("=")
+    if not (before and equals and after):
+        raise InputError(
+            f"--change {change!r}: give WORD=WORD, such as cat=dog, or FILE=FILE with a sentence on each line"
+        )
+    return tuple(read_sentences(part) if part.endswith(".txt") else sentences(part) for part in (before, after))
+
+
+def direction_for(o: Original, prompt: str, s: Pix2PixZero) -> Tensor:
+    """Δc [1, 77, width]: the saved one, that of `change`, or that from the source's text to the prompt."""
+    if s.direction_file:
+        return load_direction(s.direction_file, o.sd.text_encoder.config.width)[0]
+    before, after = sentences_of(s.change) if s.change else ([o.source], [prompt])
+    delta = direction(o.sd.embed, before, after)
+    if s.save_direction_to:
+        names = pair_of(s.change) if s.change else (o.source, prompt)
+        save_direction(s.save_direction_to, delta, *names, len(before))
+    return delta
+
+
+def inverted(o: Original, s: Pix2PixZero) -> Guidance:
+    """The regularised inversion of a picture; a generated original is not inverted."""
+    if o.generated:
+        return o.guidance(s.steps)
+    how = Regularisation(s.lambda_ac, s.lambda_kl, gain=s.gain, seed=o.seed, authors=s.authors)
+    return o.regularised(s.steps, how)
+
+
+def edit(o: Original, prompt: str, negative: str | None, s: Pix2PixZero) -> Steps:
+    """A negative prompt is taken for a generated original only: the inversion of a picture is without guidance."""
+    delta = direction_for(o, prompt, s).to(o.sd.device)
+    if o.generated and s.amount is None:
+        s = replace(s, amount=GENERATED_AMOUNT)
+    return pix2pix_zero(o.unet, inverted(o, s), delta, o.against(negative) if o.generated else None, s)
+
+
+METHOD = Method(
+    "pix2pix-zero",
+    "pix2pix-zero: a direction, held to the source's cross-attention",
+    Pix2PixZero,
+    edit,
+    guidance=inverted,
+    needs_source=lambda s: not (s.change or s.direction_file),
+    or_else=", --change WORD=WORD, or --direction",
+    uses_source=lambda s: True,
+    draws=True,
+)

@@ -113,7 +113,7 @@ def regularised_inversion(
     def eps(x: Tensor, t: int) -> Tensor:
         return regularised(unet(x, t, caption), how, shift)
 
-    up = authors_invert(eps, x_0, levels) if how.authors else invert(eps, x_0, levels, how.at)
+    up = authors_invert(eps, x_0, levels) if how.authors else invert(eps, x_0, levels, how.at, iterations=0)
     latents = dict(progress(up, steps - 2 * how.authors, "inversion"))
     x_T = latents[max(latents)]
     if how.resample or how.authors:

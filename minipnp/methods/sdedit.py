@@ -11,26 +11,21 @@ import torch
 from torch import Tensor
 
 from minipnp.ddim import CLEAN, guided, noise, sample, timesteps
-from minipnp.errors import InputError
+from minipnp.methods.method import Method, Steps
+from minipnp.methods.original import Original
+from minipnp.options import SHARE, Options, option, scale_option, steps_option
 from minipnp.unet import UNet
 
 STRENGTHS = (0.25, 0.5, 0.75)  # the Plug-and-Play paper compares three, "low" to "high", without saying which
 
 
 @dataclass(frozen=True)
-class SDEdit:
-    """strength: the share of the steps that run, the cleanest ones; 0 gives the picture itself. scale: w of Eq. (5)."""
+class SDEdit(Options):
+    """The settings of an edit. A strength of 0 gives the picture itself."""
 
-    steps: int = 50
-    strength: float = 0.5
-    scale: float = 7.5
-
-    def __post_init__(self):
-        timesteps(self.steps)
-        if not 0 <= self.strength <= 1:
-            raise InputError(f"strength {self.strength}: give a share from 0 to 1")
-        if not math.isfinite(self.scale):
-            raise InputError(f"guidance scale {self.scale}: give a number")
+    steps: int = steps_option()
+    strength: float = option(0.5, "share of the steps that run, the cleanest ones", SHARE)
+    scale: float = scale_option(7.5)
 
     @property
     def levels(self) -> list[int]:
@@ -54,3 +49,12 @@ def sdedit(
         return
     x = noise(x_0, z, levels[0])  # Eq. (1)
     yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), x, levels)
+
+
+def edit(o: Original, prompt: str, negative: str | None, s: SDEdit) -> Steps:
+    """A generated original began with the noise of its seed, so that of the next is added to it."""
+    z = o.noise(o.seed + o.generated)
+    return sdedit(o.unet, o.x_0(s.steps), z, o.sd.embed(prompt), o.against(negative), s)
+
+
+METHOD = Method("sdedit", "SDEdit: noise to a strength, denoise with the prompt", SDEdit, edit, draws=True)

@@ -47,6 +47,18 @@ def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, range]]:
     return words
 
 
+def pair_of(word: str) -> tuple[str, str]:
+    """ "horse=cow" → ("horse", "cow"), for the source's prompt and the target's; "horse" → the same twice."""
+    before, equals, after = word.partition("=")
+    return before, after if equals else before
+
+
+def word_positions(tokenizer: Tokenizer, source: str, prompt: str, word: str) -> tuple[list[int], list[int]]:
+    """Positions of a word, "horse" or "horse=cow", in the source's prompt and in the target's."""
+    before, after = pair_of(word)
+    return positions(tokenizer, source, before), positions(tokenizer, prompt, after)
+
+
 def _sizes(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """How many bytes of the prompt without its blanks each token is."""
     return [

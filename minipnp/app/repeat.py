@@ -1,0 +1,86 @@
+"""`translate --repeat RUN.json`: an earlier run again, and what differs where its pictures are not the same."""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from minipnp.app.log import Log
+from minipnp.errors import InputError
+
+ALLOWED = {"repeat", "out", "device", "quiet"}
+
+
+def repeat(given: dict, read_options: Callable[[list[str]], dict], run: Callable[[dict, list[str]], list[Path]]) -> int:
+    """Repeats the run of a run.json, in its folder and with its number of threads, and compares the pictures.
+
+    read_options: the arguments of a command line → its options. run: options and arguments → the files, run.json last.
+    """
+    log = Log(given.get("quiet", False))
+    if more := sorted(given.keys() - ALLOWED):
+        flags = ", ".join("--" + name.replace("_", "-").lower() for name in more)
+        raise InputError(f"{flags}: --repeat takes all options from the earlier run; only --out, --device go with it")
+    place = Path(given["repeat"]).expanduser().absolute()
+    before = read_run(place)
+    argv = before["argv"][3:]
+    out = Path(given["out"]).expanduser().absolute() if "out" in given else place.parent.with_name(
+        f"{place.parent.name}-again"
+    )  # fmt: skip
+    with within(before["cwd"]), threads(before["machine"]["threads"]):
+        options = read_options(argv[1:]) | {"out": str(out)}
+        options |= {name: given[name] for name in ("device", "quiet") if name in given}
+        files = run(options, argv)
+        after = read_run(files[-1])
+    report(before, after, log)
+    return 0
+
+
+def read_run(place: Path) -> dict:
+    try:
+        run = json.loads(place.read_text(encoding="utf-8"))
+        if run["argv"][3] != "translate" or not {"settings", "pictures", "versions", "machine", "cwd"} <= run.keys():
+            raise KeyError
+        return run
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise InputError(f"{place}: not the run.json of a translation; `minipnp translate` leaves one") from None
+
+
+@contextmanager
+def within(folder: str):
+    """Paths of the earlier run are meant from the folder that it ran in."""
+    here = os.getcwd()
+    if Path(folder).is_dir():
+        os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(here)
+
+
+@contextmanager
+def threads(n: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def report(before: dict, after: dict, log: Log) -> None:
+    """Says whether the pictures are the same, and if not, what else is not."""
+    other = [name for name, pixels in after["pictures"].items() if before["pictures"].get(name) != pixels]
+    if not other:
+        log.say(f"all {len(after['pictures'])} pictures are the same, pixel by pixel")
+        return
+    log.note(f"not the same as before: {', '.join(other)}")
+    for what in ("settings", "versions", "machine"):
+        then, now = before[what], after[what]
+        for name in sorted({*then, *now}):
+            if then.get(name) != now.get(name):
+                log.note(f"{what}: {name} was {then.get(name)!r}, is {now.get(name)!r}")

@@ -1,0 +1,74 @@
+"""Options that would change nothing where they are given: one table of them, and one loop that refuses them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from minipnp.app.options import INVERSION, by_method
+from minipnp.errors import InputError
+from minipnp.methods.method import Method
+from minipnp.options import Options, options_of
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `translate` is asked for. origin: of the original, "picture", "text" or "file"."""
+
+    given: Mapping[str, object]
+    method: Method
+    s: Options
+    origin: str
+    negative: str | None
+
+    def has(self, name: str) -> bool:
+        return bool(getattr(self.s, name, None))
+
+
+OF_A_PICTURE = (*INVERSION, "reconstruct", "square", "vae_sampled")
+REGULARISED = ("lambda_ac", "lambda_kl", "gain")
+SETTLED = ("image", "size", "square", "vae_sampled", *INVERSION)
+
+# (options, when they are useless, why)
+USELESS: tuple[tuple[tuple[str, ...], Callable[[Asked], bool], str], ...] = (
+    (SETTLED, lambda a: a.origin == "file", "settled by --guidance"),
+    (("seed",), lambda a: a.origin == "file" and not a.method.draws, "settled by --guidance"),
+    (("source_scale", "both"), lambda a: a.origin == "file", "settled by --guidance"),
+    (("source_scale", "both"), lambda a: a.origin == "picture", "the guidance is an --image here"),
+    (OF_A_PICTURE, lambda a: a.origin == "text", "the guidance is generated here, not an --image"),
+    (("source",), lambda a: a.origin != "text" and not a.method.reads_source(a.s), "the guidance is an --image here"),
+    ((*INVERSION, "reconstruct"), lambda a: a.method.guidance is None, "the method does not invert"),
+    (INVERSION, lambda a: a.method.name == "pix2pix-zero", "pix2pix-zero inverts in its own way"),
+    (REGULARISED, lambda a: a.origin == "text", "a generated picture is not inverted"),
+    (
+        ("negative",),
+        lambda a: a.method.name == "pix2pix-zero" and a.origin != "text",
+        "the regularised inversion is without guidance",
+    ),
+    (("save_direction_to",), lambda a: a.has("direction_file"), "--direction is a saved one"),
+    (("blend_threshold", "blend_start"), lambda a: not a.has("blend"), "it is that of --blend"),
+    (("threshold",), lambda a: not a.has("word"), "it is that of --word"),
+    (
+        ("alpha", "alpha_schedule"),
+        lambda a: a.negative is None,
+        "it weighs the empty prompt against a negative one: give --negative too",
+    ),
+    (("alpha_schedule",), lambda a: not a.has("alpha"), "--alpha is 0: give --alpha too"),
+    (("like",), lambda a: a.method.name != "pnp", "it sets the defaults of Plug-and-Play only"),
+)
+
+
+def refuse_useless(a: Asked) -> None:
+    """Raises InputError for an option that would change nothing, and for one of another method."""
+    own = {o.name for o in options_of(a.method.settings)}
+    for name, having in by_method().items():
+        if name in a.given and name not in own:
+            methods = ", ".join(method for method, _ in having)
+            flag = having[0][1].flag
+            raise InputError(f"{flag}: not an option of --method {a.method.name}, but of {methods}: leave it out")
+    for names, useless, why in USELESS:
+        for name in names:
+            if name in a.given and useless(a):
+                raise InputError(f"{flag_of(name)} changes nothing, {why}: leave it out")
+
+
+def flag_of(name: str) -> str:
+    return by_method()[name][0][1].flag if name in by_method() else "--" + name.lower().replace("_", "-")
