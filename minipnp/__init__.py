@@ -5,10 +5,18 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "InputError": "errors", "StableDiffusion": "model", "load": "files.loading", "Guidance": "guidance",
-    "Inversion": "guidance", "PnP": "pnp", "draw": "pipeline", "guidance_from_picture": "pipeline",
-    "guidance_from_prompt": "pipeline", "reconstruct": "pipeline", "translate": "pipeline",
-}  # fmt: skip
+    "InputError": "errors",
+    "StableDiffusion": "model",
+    "load": "files.loading",
+    "Guidance": "guidance",
+    "Inversion": "guidance",
+    "PnP": "pnp",
+    "draw": "pipeline",
+    "guidance_from_picture": "pipeline",
+    "guidance_from_prompt": "pipeline",
+    "reconstruct": "pipeline",
+    "translate": "pipeline",
+}
 __all__ = list(_HOME)
 
 

@@ -43,7 +43,8 @@ def noise(x0: Tensor, z: Tensor, t: int) -> Tensor:
 
 def step(x: Tensor, e: Tensor, t: int, t_next: int) -> Tensor:
     """x at level t → x at level t_next along the noise e; exact if e were the same everywhere on the way."""
-    a, a_next = float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
+    a = float(ALPHA_BAR[t])
+    a_next = float(ALPHA_BAR[t_next])
     x0 = (x - math.sqrt(1 - a) * e) / math.sqrt(a)
     return math.sqrt(a_next) * x0 + math.sqrt(1 - a_next) * e
 
@@ -94,9 +95,16 @@ def combine(e: Tensor | float, e_other: Tensor | float, w: float) -> Tensor | fl
 
 
 def guided(
-    unet: Callable, x: Tensor, t: int, text: Tensor, null: Tensor, w: float,
-    negative: Tensor | None = None, alpha: float = 0.0, inject: Features = Features(),
-) -> Tensor:  # fmt: skip
+    unet: Callable,
+    x: Tensor,
+    t: int,
+    text: Tensor,
+    null: Tensor,
+    w: float,
+    negative: Tensor | None = None,
+    alpha: float = 0.0,
+    inject: Features = Features(),
+) -> Tensor:
     """Classifier-free guidance, from one pass over all branches: ε = w·ε(x_t, P, t) + (1−w)·ε̃ [1, 4, H, W], Eq. (5).
 
     x: [1, 4, H, W], or a row for each branch, the conditional one first. text, null, negative: [1, 77, width] each.

@@ -50,7 +50,8 @@ class Guidance:
 
         Latents that were sampled again from x_T belong to the steps they were sampled in.
         """
-        levels, there = timesteps(steps), len(self.latents)
+        levels = timesteps(steps)
+        there = len(self.latents)
         if not self.latents.keys() >= set(levels) or (self.resampled and steps != there):
             raise InputError(f"made for an edit in {there} steps: give --steps {there}, or `minipnp invert` again")
         x_T = self.x_T if self.resampled else self.latents[levels[0]]
@@ -82,7 +83,8 @@ class Inversion(Options):
 
         Where the edit has levels that the inversion has not, the source is resampled in edit_steps.
         """
-        edit, up = timesteps(edit_steps), timesteps(self.steps_for(edit_steps))
+        edit = timesteps(edit_steps)
+        up = timesteps(self.steps_for(edit_steps))
         down = [] if set(edit) <= set(up) and not self.resample else timesteps(self.resample or edit_steps)
         if down and not set(edit) <= set(down):
             raise InputError(f"resampling in {len(down)} steps misses levels: give {edit_steps} steps, or 999")
@@ -103,9 +105,15 @@ class Inversion(Options):
 
 
 def guidance_from_latent(
-    unet: UNet, x_0: Tensor, null: Tensor, edit_steps: int, how: Inversion = Inversion(), progress: Progress = silent,
-    keep: Mapping[int, Tap] = MappingProxyType({}), features: MutableMapping[int, Features] | None = None,
-) -> Guidance:  # fmt: skip
+    unet: UNet,
+    x_0: Tensor,
+    null: Tensor,
+    edit_steps: int,
+    how: Inversion = Inversion(),
+    progress: Progress = silent,
+    keep: Mapping[int, Tap] = MappingProxyType({}),
+    features: MutableMapping[int, Features] | None = None,
+) -> Guidance:
     """x^G_T ← DDIM-inv(I^G), the first line of Algorithm 1: under the empty prompt `null` [1, 77, width], unguided.
 
     keep: what to store by level (`PnP.taps`), in `features`, while inverting, so that the edit need not run the UNet on
@@ -135,9 +143,15 @@ def guidance_from_latent(
 
 
 def guidance_from_text(
-    unet: UNet, x_T: Tensor, source: Tensor, null: Tensor, edit_steps: int, scale: float = 5.0, both: bool = False,
+    unet: UNet,
+    x_T: Tensor,
+    source: Tensor,
+    null: Tensor,
+    edit_steps: int,
+    scale: float = 5.0,
+    both: bool = False,
     progress: Progress = silent,
-) -> Guidance:  # fmt: skip
+) -> Guidance:
     """A generated guidance image: sampled from x_T with the text `source` [1, 77, width] at this guidance scale.
 
     Its features are taken under the source text (the paper's footnote 1); both: under the empty prompt for the

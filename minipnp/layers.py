@@ -136,9 +136,14 @@ class Transformer(nn.Module):
         return rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
 
     def forward(
-        self, x: Tensor, context: Tensor, inject_A: Attn | None = None, inject_M: Attn | None = None,
-        tap_A: bool = False, tap_M: bool = False,
-    ) -> tuple[Tensor, Attn, Attn]:  # fmt: skip
+        self,
+        x: Tensor,
+        context: Tensor,
+        inject_A: Attn | None = None,
+        inject_M: Attn | None = None,
+        tap_A: bool = False,
+        tap_M: bool = False,
+    ) -> tuple[Tensor, Attn, Attn]:
         """x: [B, C, H, W], context: the text, [B, 77, its width] → [B, C, H, W], and what the two attentions give back.
 
         One latent may serve n rows of text: x is broadcast at the cross-attention, and the output has n rows.

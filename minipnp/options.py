@@ -123,8 +123,9 @@ def whole(low: int, high: int | None = None, metavar: str = "N") -> Form:
             raise ValueError
         return int(value)
 
-    return Form(f"a whole number from {low} to {high}" if high else f"a whole number, {low} or more", take, int,
-                metavar=metavar)  # fmt: skip
+    return Form(
+        f"a whole number from {low} to {high}" if high else f"a whole number, {low} or more", take, int, metavar=metavar
+    )
 
 
 def choice(*names: str) -> Form:
@@ -194,8 +195,9 @@ SHARE = number(0.0, 1.0, says="a share from 0 to 1")
 STEPS = whole(1, 999)
 COUNT = whole(0)
 SEED = whole(0, 2**64 - 1, metavar="SEED")
-LAYERS = Form("decoder layers from 0 to 11, such as 4 or 4-8 or 4,6 or none", _layers, write=text_of_layers,
-              metavar="LAYERS")  # fmt: skip
+LAYERS = Form(
+    "decoder layers from 0 to 11, such as 4 or 4-8 or 4,6 or none", _layers, write=text_of_layers, metavar="LAYERS"
+)
 SWITCH = Form("True or False", bool, switch=True)
 TEXT = Form("a text", _text, metavar="TEXT")
 WORD = Form("a word, or WORD=WORD for the source's and the prompt's", _text, metavar="WORD[=WORD]")

@@ -20,9 +20,14 @@ from minipnp.pnp import PnP, plug_and_play
 
 @torch.no_grad()
 def guidance_from_picture(
-    sd: StableDiffusion, picture: Tensor, edit_steps: int = 50, how: Inversion = Inversion(),
-    vae_seed: int | None = None, progress: Progress = silent, keep: PnP | None = None,
-) -> Guidance:  # fmt: skip
+    sd: StableDiffusion,
+    picture: Tensor,
+    edit_steps: int = 50,
+    how: Inversion = Inversion(),
+    vae_seed: int | None = None,
+    progress: Progress = silent,
+    keep: PnP | None = None,
+) -> Guidance:
     """picture: [1, 3, H, W] in [−1, 1], sides multiples of sd.multiple. vae_seed: encode to a sample, not the mean.
 
     edit_steps: of the edit to come, as in its settings. keep: the features that an edit with these settings reads are
@@ -30,15 +35,23 @@ def guidance_from_picture(
     """
     check_sides(sd, *picture.shape[2:])
     taps = keep.taps() if keep else {}
-    x_0, null = sd.encode(picture, vae_seed), sd.embed("")
+    x_0 = sd.encode(picture, vae_seed)
+    null = sd.embed("")
     return guidance_from_latent(sd.unet, x_0, null, edit_steps, how, progress, taps, sd.keeper(len(taps)))
 
 
 @torch.no_grad()
 def guidance_from_prompt(
-    sd: StableDiffusion, prompt: str, seed: int, edit_steps: int = 50, scale: float = 5.0, both: bool = False,
-    height: int | None = None, width: int | None = None, progress: Progress = silent,
-) -> Guidance:  # fmt: skip
+    sd: StableDiffusion,
+    prompt: str,
+    seed: int,
+    edit_steps: int = 50,
+    scale: float = 5.0,
+    both: bool = False,
+    height: int | None = None,
+    width: int | None = None,
+    progress: Progress = silent,
+) -> Guidance:
     """A generated guidance picture: no inversion is needed. height, width: pixels, by default sd.size."""
     x_T = start(sd, height or sd.size, width or sd.size, seed, edit_steps)
     return guidance_from_text(sd.unet, x_T, sd.embed(prompt), sd.embed(""), edit_steps, scale, both, progress)
@@ -46,9 +59,13 @@ def guidance_from_prompt(
 
 @torch.no_grad()
 def translate(
-    sd: StableDiffusion, G: Guidance, prompts: list[str], negative: str | None = None, settings: PnP = PnP(),
+    sd: StableDiffusion,
+    G: Guidance,
+    prompts: list[str],
+    negative: str | None = None,
+    settings: PnP = PnP(),
     progress: Progress = silent,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]."""
     x_T = None
     if settings.random_start is not None:
@@ -83,9 +100,12 @@ class Sampling(Options):
 
 @torch.no_grad()
 def draw(
-    sd: StableDiffusion, prompt: str, settings: Sampling = Sampling(), negative: str | None = None,
+    sd: StableDiffusion,
+    prompt: str,
+    settings: Sampling = Sampling(),
+    negative: str | None = None,
     progress: Progress = silent,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """A picture from text alone: [1, 3, H, W], about [−1, 1]."""
     s = settings
     x_T = start(sd, s.height or sd.size, s.width or sd.size, s.seed, s.steps)

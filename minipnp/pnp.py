@@ -75,9 +75,14 @@ class PnP(Options):
 
 @torch.no_grad()
 def plug_and_play(
-    unet: UNet, G: Guidance, texts: list[Tensor], null: Tensor, negative: Tensor | None = None, s: PnP = PnP(),
+    unet: UNet,
+    G: Guidance,
+    texts: list[Tensor],
+    null: Tensor,
+    negative: Tensor | None = None,
+    s: PnP = PnP(),
     x_T: Tensor | None = None,
-) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+) -> Iterator[tuple[int, Tensor]]:
     """Algorithm 1 for each of the target `texts` [1, 77, width], which share the guidance's passes.
 
     G: made for s.steps. null, negative: embeddings of the empty and of the negative prompt. x_T: another start than

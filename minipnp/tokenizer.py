@@ -15,8 +15,11 @@ import torch
 
 from minipnp.errors import InputError
 
-BEGIN, END = 49406, 49407
-LENGTH, ROOM = 77, 75  # of a row, for the prompt in it
+BEGIN = 49406
+END = 49407
+# of a row, for the prompt in it
+LENGTH = 77
+ROOM = 75
 
 
 def _open_clip_bpe():
@@ -32,7 +35,9 @@ def _open_clip_bpe():
 class Tokenizer:
     def __init__(self):
         self.bpe = _open_clip_bpe()
-        self._clean, self.bpe.clean_fn = self.bpe.clean_fn, str  # split() cleans; twice would change "&amp;amp;lt;"
+        # split() cleans; twice would change "&amp;amp;lt;"
+        self._clean = self.bpe.clean_fn
+        self.bpe.clean_fn = str
 
     def __call__(self, *prompts: str) -> torch.LongTensor:
         """Rows [n, 77]. A prompt over 75 tokens is cut, with a warning that quotes the cut. InputError: not UTF-8."""

@@ -79,7 +79,8 @@ class Row(nn.Module):
 
     def __init__(self, layer: Layer, c_in: int, c_out: int, config: UNetConfig):
         super().__init__()
-        self.layer, what = layer, TABLE[layer].what
+        self.layer = layer
+        what = TABLE[layer].what
         time = 4 * config.channels[0]
         self.conv = nn.Conv2d(c_in, c_out, kernel_size=3, padding=1) if what == "conv" else None
         self.down = nn.Conv2d(c_in, c_out, kernel_size=3, stride=2, padding=1) if what == "down" else None
@@ -117,10 +118,13 @@ class Row(nn.Module):
 class UNet(nn.Module):
     def __init__(self, config: UNetConfig = UNetConfig()):
         super().__init__()
-        self.config, c = config, config.channels
+        self.config = config
+        c = config.channels
         self.time = TimeEmbedding(c[0])
-        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-        width, skips = config.in_channels, []
+        self.encoder = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        width = config.in_channels
+        skips = []
         for i, row in enumerate(ENCODER):
             self.encoder.append(Row(Layer(Part.ENCODER, i), width, c[row.level], config))
             width = c[row.level]

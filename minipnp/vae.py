@@ -62,7 +62,8 @@ class Level(nn.Module):
 class Encoder(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
-        c, last = config.channels, len(config.channels) - 1
+        c = config.channels
+        last = len(config.channels) - 1
         self.conv_in = nn.Conv2d(3, c[0], kernel_size=3, padding=1)
         self.levels = nn.ModuleList(
             Level(c[max(i - 1, 0)], c[i], config.blocks, config.groups, down=i < last) for i in range(len(c))
@@ -81,7 +82,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
-        c, last = config.channels[::-1], len(config.channels) - 1  # in the order of execution: coarsest first
+        # in the order of execution: coarsest first
+        c = config.channels[::-1]
+        last = len(config.channels) - 1
         self.conv_in = nn.Conv2d(config.latent_channels, c[0], kernel_size=3, padding=1)
         self.mid = Middle(c[0], config.groups)
         self.levels = nn.ModuleList(
@@ -102,7 +105,8 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         n = config.latent_channels
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
         self.quant = nn.Conv2d(2 * n, 2 * n, kernel_size=1)
         self.post_quant = nn.Conv2d(n, n, kernel_size=1)
 

@@ -43,11 +43,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(argv)
     except KeyboardInterrupt:
-        said, code = "interrupted", 130
+        said = "interrupted"
+        code = 130
     except Exception as error:
         if (reason := explain(error)) is None:
             raise
-        said, code = f"error: {reason}", 2
+        said = f"error: {reason}"
+        code = 2
     print(f"minipnp: {said}", file=sys.stderr)
     return code
 

@@ -151,7 +151,8 @@ def with_the_example(given: dict, log: Log) -> dict:
 
 def open_shared_original(given: dict, advised: dict, sd: StableDiffusion, log: Log) -> tuple[Original, Image, dict]:
     """What is edited; its picture; and what the records say of it."""
-    taking, inversion = Taking.given(given), Inversion.given(given)
+    taking = Taking.given(given)
+    inversion = Inversion.given(given)
     steps = given.get("steps", USUAL_STEPS)
     size = taking.size or sd.size
     check_sides(sd, size, size)

@@ -58,7 +58,9 @@ def correspond_command(given: dict, argv: list[str]) -> int:
     for name in ("alpha", "split", "limit"):
         if name in given:
             raise InputError(f"--{name} is an option of --pck: leave it out")
-    log, job, points = Log(given.get("quiet", False)), Request.of(given), given.get("points")
+    log = Log(given.get("quiet", False))
+    job = Request.of(given)
+    points = given.get("points")
     if len(job.names) != 2:
         raise InputError(f"{len(job.names)} pictures: give two, A and B")
     if points:
@@ -70,7 +72,8 @@ def correspond_command(given: dict, argv: list[str]) -> int:
                 raise InputError(f"point {x:g},{y:g}: A has pixels 0,0 to {width - 1},{height - 1}")
     out = where(given, "-".join(job.names) + "-correspond", many=False)
     s = Matching.given(given)
-    t, of = s.t, s.of
+    t = s.t
+    of = s.of
     layer = one_layer(given, of)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
@@ -84,13 +87,26 @@ def correspond_command(given: dict, argv: list[str]) -> int:
         named = figures.named(layer, B.seen)
         page = sheet(
             [(f"the most alike {of} of {named}, t = {t}", show.matches(A.image, B.image, places, found))],
-            [("each place of B in the colour of the place of A that is most like it", show.matches(
-                show.coded(A.image, match.centres(*cells_a), *cells_a), show.coded(B.image, origin, *cells_b)
-            ))],
-        )  # fmt: skip
-        settings = {"pictures": [A.about, B.about]} | job.settings | {
-            "points": points, "of": of, "layer": str(layer), "t": t,
-        } | model  # fmt: skip
+            [
+                (
+                    "each place of B in the colour of the place of A that is most like it",
+                    show.matches(
+                        show.coded(A.image, match.centres(*cells_a), *cells_a), show.coded(B.image, origin, *cells_b)
+                    ),
+                )
+            ],
+        )
+        settings = (
+            {"pictures": [A.about, B.about]}
+            | job.settings
+            | {
+                "points": points,
+                "of": of,
+                "layer": str(layer),
+                "t": t,
+            }
+            | model
+        )
         matches = [
             {"A": a, "B": b, "cosine": c}
             for a, b, c in zip(places.tolist(), found.tolist(), cosines.tolist(), strict=True)
@@ -109,11 +125,16 @@ def pck(given: dict, argv: list[str]) -> int:
     if len(prompts := given.get("prompt", [""])) > 1:
         raise InputError("--pck takes one --prompt, in which {category} is the pair's")
     refuse_unused_to_see(given)
-    s, how = Matching.given(given), Looking.given(given)
-    log, folder, alpha = Log(given.get("quiet", False)), Path(given["pck"]), s.alpha
+    s = Matching.given(given)
+    how = Looking.given(given)
+    log = Log(given.get("quiet", False))
+    folder = Path(given["pck"])
+    alpha = s.alpha
     if not alpha > 0:
         raise InputError(f"--alpha {alpha:g}: give a number above 0")
-    split, t, of = s.split, s.t, s.of
+    split = s.split
+    t = s.t
+    of = s.of
     files = spair.pair_files(folder, split, s.limit)
     job = Request([], [], [], how)
     wanted = one_layer(given, of)
@@ -135,9 +156,18 @@ def pck(given: dict, argv: list[str]) -> int:
         rows = spair.pck_table(scores.values())
         for line in as_table(tuple(rows[0]), [tuple(map(spair.shown, row.values())) for row in rows]).splitlines():
             log.say(line)
-        settings = {"folder": folder.name, "split": split, "pairs": len(files), "alpha": alpha} | job.settings | {
-            "prompt": prompts[0], "of": of, "layer": str(wanted or "usual"), "t": t, "size": how.size or sd.size,
-        } | model  # fmt: skip
+        settings = (
+            {"folder": folder.name, "split": split, "pairs": len(files), "alpha": alpha}
+            | job.settings
+            | {
+                "prompt": prompts[0],
+                "of": of,
+                "layer": str(wanted or "usual"),
+                "t": t,
+                "size": how.size or sd.size,
+            }
+            | model
+        )
         correct = {name: "".join("01"[ok] for ok in score.correct) for name, score in scores.items()}
         run = record(settings, log, argv, pck=rows, skipped=skipped, correct=correct)
         print(*save_results(out, {"pck.png": (sheet(*shown), settings)}, run), sep="\n")

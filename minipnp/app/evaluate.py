@@ -99,9 +99,17 @@ def finish(plan: Plan, out: Path, log: Log, argv: list[str]) -> int:
         log.say(f"{missing} results are missing: those of the other processes; the last one makes the table")
         return 0
     text = report.markdown(plan, known, shlex.join(["minipnp", *decisive(argv)]))
-    settings = {"benchmark": plan.benchmark.name, "pairs": len(plan.benchmark.pairs), "methods": plan.methods,
-                "metrics": list(plan.metrics.measures), "networks": plan.metrics.weights, "steps": plan.steps,
-                "size": plan.size, "scale": plan.scale, "inversion": plan.settled} | plan.about  # fmt: skip
+    settings = {
+        "benchmark": plan.benchmark.name,
+        "pairs": len(plan.benchmark.pairs),
+        "methods": plan.methods,
+        "metrics": list(plan.metrics.measures),
+        "networks": plan.metrics.weights,
+        "steps": plan.steps,
+        "size": plan.size,
+        "scale": plan.scale,
+        "inversion": plan.settled,
+    } | plan.about
     made = [out / "results.md", out / "results.png", out / "run.json"]
     try:
         report.plot(plan, known, made[1])

@@ -28,9 +28,11 @@ class Showing(Options):
 
     of: tuple[str, ...] = option(("f",), "any of f, q, k, A, words", words(*QUANTITIES))
     layers: tuple[Layer, ...] | None = option(
-        None, "decoder layers, such as 4 or 4,7,11 (default: 1,4,7,11, for A, q, k without 1; several t: one, as "
-        "segment; words: all cross-attentions of one size)", LAYERS,
-    )  # fmt: skip
+        None,
+        "decoder layers, such as 4 or 4,7,11 (default: 1,4,7,11, for A, q, k without 1; several t: one, as "
+        "segment; words: all cross-attentions of one size)",
+        LAYERS,
+    )
     t: tuple[int, ...] | None = option(
         None, f"timesteps, such as 981,741,541 (default: {T}; words: the mean over all steps)", TIMES
     )
@@ -50,7 +52,9 @@ def features_options(here: Parser) -> None:
 
 def features_command(given: dict, argv: list[str]) -> int:
     """PCA of f, q, k over all pictures; components of A; words: a labelled picture each, and the arrays on request."""
-    log, job, s = Log(given.get("quiet", False)), Request.of(given), Showing.given(given)
+    log = Log(given.get("quiet", False))
+    job = Request.of(given)
+    s = Showing.given(given)
     of = list(dict.fromkeys(s.of))
     ts = sorted(set(s.t or [T]), reverse=True)
     # Prompt-to-Prompt's mean is over all steps.
@@ -69,7 +73,9 @@ def features_command(given: dict, argv: list[str]) -> int:
         x_0 = pictures[0].seen.x_0
         usual = {"words": collect.usual_words(x_0)}
         layers = {q: chosen[q] or usual.get(q, (collect.usual_layer(x_0),)) for q in of}
-        files, arrays, said = {}, {p.name: {} for p in pictures}, {}
+        files = {}
+        arrays = {p.name: {} for p in pictures}
+        said = {}
         for q in of:
             with log.clock(q):
                 if q == "words":
@@ -91,10 +97,16 @@ def features_command(given: dict, argv: list[str]) -> int:
                     files[f"{q}-layer{layer.row}.png"] = figures.fig_4(q, pictures, layer, ts, held, smooth)
                 else:
                     files |= {f"{q}-t{t}.png": figures.fig_3(q, pictures, layers[q], t, held, smooth) for t in ts}
-        settings = {"pictures": [p.about for p in pictures]} | job.settings | {
-            "of": {q: {"layers": list(map(str, layers[q])), "t": words_ts if q == "words" else ts} for q in of},
-            "smooth": smooth,
-        } | ({"words": said} if said else {}) | model  # fmt: skip
+        settings = (
+            {"pictures": [p.about for p in pictures]}
+            | job.settings
+            | {
+                "of": {q: {"layers": list(map(str, layers[q])), "t": words_ts if q == "words" else ts} for q in of},
+                "smooth": smooth,
+            }
+            | ({"words": said} if said else {})
+            | model
+        )
         files = {name: (image, settings) for name, image in files.items()}
         if s.raw:
             text = {"minipnp": json.dumps(settings, ensure_ascii=False)}

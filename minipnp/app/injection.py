@@ -46,14 +46,19 @@ def injection_options(here: Parser) -> None:
 def injection_command(given: dict, argv: list[str]) -> int:
     """Fig. 5: one translation with f, with A, with both, with neither, and from a random x_T."""
     pictures_of(given)
-    log, image = Log(given.get("quiet", False)), given.get("image")
+    log = Log(given.get("quiet", False))
+    image = given.get("image")
     if not image or len(find_images(image)) != 1:
         raise InputError("give one picture, the guidance")
     if not (prompts := given.get("prompt")) or len(prompts) != 1:
         raise InputError("give one --prompt: say what to make of the guidance")
-    path, negative, seed = find_images(image)[0], given.get("negative"), given.get("seed", 1)
+    path = find_images(image)[0]
+    negative = given.get("negative")
+    seed = given.get("seed", 1)
     values = advice(given) | given
-    s, taking, inversion = PnP.given(values), Taking.given(values), Inversion.given(values)
+    s = PnP.given(values)
+    taking = Taking.given(values)
+    inversion = Inversion.given(values)
     check_noise(s.steps)
     read_image(path)
     out = where(given, stem(path) + "-injection", many=False)

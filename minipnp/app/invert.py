@@ -51,12 +51,16 @@ def invert_command(given: dict, argv: list[str]) -> int:
     log = Log(given.get("quiet", False))
     if not given.get("image"):
         raise InputError("no --image: give the picture to invert")
-    path, features, like = Path(given["image"]), given.get("features", False), given.get("like", "minipnp")
+    path = Path(given["image"])
+    features = given.get("features", False)
+    like = given.get("like", "minipnp")
     if not features and (unused := sorted(given.keys() & {*KEPT} - {"steps"})):
         flag = flag_of(unused[0])
         raise InputError(f"{flag} decides which --features are kept: give them too, or leave it out")
     values = preset(like, generated=False) | given
-    s, taking, inversion = PnP.given(values), Taking.given(values), Inversion.given(values)
+    s = PnP.given(values)
+    taking = Taking.given(values)
+    inversion = Inversion.given(values)
     resampled = bool(inversion.schedule(s.steps)[1])
     out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors").expanduser()
     if out.suffix != ".safetensors" or out.is_dir():

@@ -13,7 +13,11 @@ class Log:
     """What is said, all on stderr: stdout has the paths of the results. What is noted, and how long things took."""
 
     def __init__(self, quiet: bool = False):
-        self.quiet, self.notes, self.seconds, self.due, self.pictures = quiet, [], {}, {}, 1
+        self.quiet = quiet
+        self.notes = []
+        self.seconds = {}
+        self.due = {}
+        self.pictures = 1
         self.started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
     def write(self, text: str) -> None:
@@ -48,7 +52,8 @@ class Log:
 
     def expect(self, due: dict[str, int], pictures: int = 1) -> None:
         """Says how many evaluations come, by the names of `progress`; how long they take follows once it is known."""
-        self.due, self.pictures = due, pictures
+        self.due = due
+        self.pictures = pictures
         each = " for each picture" if pictures > 1 else ""
         phases = ", ".join(f"{n:,} {what}" for what, n in due.items())
         self.say(f"{sum(due.values()):,} evaluations of the network{each} ({phases})")

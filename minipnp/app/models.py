@@ -19,7 +19,8 @@ from minipnp.model import StableDiffusion
 
 def model_of(given: dict, half: bool = False) -> tuple[Path, str]:
     """→ its place, and why this one, where --model does not say it. half: see `hub.resolve`."""
-    name, why = given.get("model"), ""
+    name = given.get("model")
+    why = ""
     if name is None:
         there = hub.is_model(hub.WEIGHTS / "sd15")
         name, why = ("sd15", " as it is there") if there else ("bundled", " as SD-1.5 is not there: see `make weights`")
@@ -43,7 +44,8 @@ def advice(given: dict, like: str = "minipnp") -> dict[str, float]:
 
 
 def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:
-    known, said = known_words(path), [given.get("prompt") or [], given.get("source") or []]
+    known = known_words(path)
+    said = [given.get("prompt") or [], given.get("source") or []]
     for text in [text for texts in said for text in ([texts] if isinstance(texts, str) else texts)]:
         if known and text.strip() and "{" not in text and _utf8(text) and not known.any_in(text):
             log.note(f"{path.name} knows no word of {text!r}: `python -m minipnp words` lists what its prompts may say")
@@ -75,7 +77,10 @@ def identity(sd: StableDiffusion, ema: bool | None = None) -> dict:
     return {
         "weights_sha256": {network: hub.sha256(file) for network, file in sd.source.files.items()},
         "sizes_sha256": hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest(),
-        "prediction": sd.unet.config.prediction, "ema": ema, "low_memory": isinstance(sd, LowMemory),
+        "prediction": sd.unet.config.prediction,
+        "ema": ema,
+        "low_memory": isinstance(sd, LowMemory),
         "device": sd.device.type,
-        "dtype": str(sd.dtype).removeprefix("torch."), "minipnp": minipnp.__version__,
-    }  # fmt: skip
+        "dtype": str(sd.dtype).removeprefix("torch."),
+        "minipnp": minipnp.__version__,
+    }

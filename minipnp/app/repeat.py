@@ -26,9 +26,11 @@ def repeat(given: dict, read_options: Callable[[list[str]], dict], run: Callable
     place = Path(given["repeat"]).expanduser().absolute()
     before = read_run(place)
     argv = before["argv"][3:]
-    out = Path(given["out"]).expanduser().absolute() if "out" in given else place.parent.with_name(
-        f"{place.parent.name}-again"
-    )  # fmt: skip
+    out = (
+        Path(given["out"]).expanduser().absolute()
+        if "out" in given
+        else place.parent.with_name(f"{place.parent.name}-again")
+    )
     with within(before["cwd"]), threads(before["machine"]["threads"]):
         options = read_options(argv[1:]) | {"out": str(out)}
         options |= {name: given[name] for name in ("device", "quiet") if name in given}
@@ -80,7 +82,8 @@ def report(before: dict, after: dict, log: Log) -> None:
         return
     log.note(f"not the same as before: {', '.join(other)}")
     for what in ("settings", "versions", "machine"):
-        then, now = before[what], after[what]
+        then = before[what]
+        now = after[what]
         for name in sorted({*then, *now}):
             if then.get(name) != now.get(name):
                 log.note(f"{what}: {name} was {then.get(name)!r}, is {now.get(name)!r}")

@@ -124,7 +124,8 @@ def _free(place: Path, file: Path) -> bool:
     if not os.path.lexists(place):
         return True
     try:
-        ours, theirs = file.read_bytes(), place.read_bytes()
+        ours = file.read_bytes()
+        theirs = place.read_bytes()
         return ours == theirs or json.loads(ours)["settings"] == json.loads(theirs)["settings"]
     except (OSError, ValueError, TypeError, KeyError):  # not a file; not JSON, or not of a run
         return False

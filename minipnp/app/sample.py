@@ -19,7 +19,9 @@ def sample_options(here: Parser) -> None:
 
 
 def sample_command(given: dict, argv: list[str]) -> int:
-    log, prompts, negative = Log(given.get("quiet", False)), given.get("prompt"), given.get("negative")
+    log = Log(given.get("quiet", False))
+    prompts = given.get("prompt")
+    negative = given.get("negative")
     if not prompts:
         raise InputError("no --prompt: say what to make")
     out = where(given, slug(prompts[0]), many=len(prompts) > 1)

@@ -68,7 +68,9 @@ class Request:
         """Of a command's options, checked as far as that goes without the model."""
         pictures_of(given, many=True)
         paths = [path for picture in given.get("image", []) for path in find_images(picture)]
-        prompts, sources, how = given.get("prompt", []), given.get("source", []), Looking.given(given)
+        prompts = given.get("prompt", [])
+        sources = given.get("source", [])
+        how = Looking.given(given)
         if not paths and not sources:
             raise InputError("no picture: give one or several files or folders, or --source to generate one")
         if len(prompts) not in (0, 1, len(paths)):
@@ -128,7 +130,8 @@ def gather(
     sd.tokenizer(*job.prompts, *job.sources)  # what is cut off is noted now, not after hours
     if job.paths and not job.how.noised:
         log.expect({"inversion": 1 + sum(t <= max(ts) for t in timesteps(job.how.steps))}, len(job.paths))
-    size, found = job.how.size or sd.size, []
+    size = job.how.size or sd.size
+    found = []
     with log.clock("x_t"):
         for i, (path, prompt) in enumerate(zip(job.paths, job.prompts, strict=True)):
             image = to_size(read_image(path), size, sd.multiple)

@@ -33,8 +33,13 @@ def segment_options(here: Parser) -> None:
 
 def segment_command(given: dict, argv: list[str]) -> int:
     """Parts by clusters of features, of all pictures together, and by clusters of self-attention, of each by itself."""
-    log, job, s = Log(given.get("quiet", False)), Request.of(given), Parting.given(given)
-    k, t, of, seed = s.parts, s.t, s.of, s.cluster_seed
+    log = Log(given.get("quiet", False))
+    job = Request.of(given)
+    s = Parting.given(given)
+    k = s.parts
+    t = s.t
+    of = s.of
+    seed = s.cluster_seed
     out = where(given, job.names[0] + "-segment", many=False)
     layer = one_layer(given, "A")
     with log.warnings_as_notes():
@@ -56,8 +61,17 @@ def segment_command(given: dict, argv: list[str]) -> int:
             ]
             for p, of_f, of_A in zip(pictures, by_f, by_A, strict=True)
         ]
-        settings = {"pictures": [p.about for p in pictures]} | job.settings | {
-            "parts": k, "of": of, "layer": str(layer), "t": t, "cluster_seed": seed,
-        } | model  # fmt: skip
+        settings = (
+            {"pictures": [p.about for p in pictures]}
+            | job.settings
+            | {
+                "parts": k,
+                "of": of,
+                "layer": str(layer),
+                "t": t,
+                "cluster_seed": seed,
+            }
+            | model
+        )
         print(*save_results(out, {"segment.png": (sheet(*rows), settings)}, record(settings, log, argv)), sep="\n")
     return 0

@@ -185,7 +185,9 @@ def plan(given: dict, log: Log) -> Translation:
     origin = "file" if "guidance" in given else "picture" if "image" in given else "text"
     if not given.get("prompt"):
         raise InputError("no --prompt: say what to make of the original")
-    like, made, file = given.get("like", "minipnp"), None, None
+    like = given.get("like", "minipnp")
+    made = None
+    file = None
     if origin == "file":
         file = Path(given["guidance"])
         G, made = open_guidance(file, torch.device("cpu"))
@@ -195,8 +197,10 @@ def plan(given: dict, log: Log) -> Translation:
     s = method.settings.given(values)
     if origin == "text" and "source_scale" not in given:
         values["source_scale"] = advised.get("scale", method.source_scale) if method.source_scale else s.scale
-    taking, inversion = Taking.given(values), Inversion.given(values)
-    source, negative = given.get("source", ""), given.get("negative")
+    taking = Taking.given(values)
+    inversion = Inversion.given(values)
+    source = given.get("source", "")
+    negative = given.get("negative")
     asked = given
     if like in SOURCE_IS_NEGATIVE and "negative" not in given and "source" in given:
         negative = source
@@ -228,9 +232,22 @@ def plan(given: dict, log: Log) -> Translation:
         if method.guidance is not None and inversion.schedule(s.steps)[1] and not inversion.resample:
             log.note("the edit has levels that the inversion has not: the guidance is sampled again from its noise")
     return Translation(
-        method, s, taking, inversion, like, origin, paths, folder, given["prompt"], source, negative,
-        given.get("reconstruct", False), out, file, made,
-    )  # fmt: skip
+        method,
+        s,
+        taking,
+        inversion,
+        like,
+        origin,
+        paths,
+        folder,
+        given["prompt"],
+        source,
+        negative,
+        given.get("reconstruct", False),
+        out,
+        file,
+        made,
+    )
 
 
 def use_the_example(given: dict, method: Method, log: Log) -> None:
@@ -325,7 +342,10 @@ def translate_folder(job: Translation, sd: StableDiffusion, model: dict, log: Lo
 
     At the end a summary page. InputError: a picture failed.
     """
-    summary, rows, failed, files = [], [], 0, []
+    summary = []
+    rows = []
+    failed = 0
+    files = []
     stems = [stem(path).casefold() for path in job.paths]
     for i, path in enumerate(job.paths, 1):
         name = stem(path) if stems.count(stem(path).casefold()) == 1 else path.name.replace(".", "-")

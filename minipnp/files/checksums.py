@@ -12,7 +12,8 @@ from pathlib import Path
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, remembered by its path, size and time of change."""
     path = Path(path).resolve()
-    stat, known = path.stat(), _remembered()
+    stat = path.stat()
+    known = _remembered()
     stamp = [stat.st_size, stat.st_mtime_ns]
     if known.get(str(path), [])[:2] == stamp:
         return known[str(path)][2]

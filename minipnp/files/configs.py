@@ -117,7 +117,8 @@ def _vae(path: Path) -> VAEConfig:
 
 def _text(path: Path) -> TextConfig:
     c = PublishedConfig(path, TEXT_FIXED)
-    width, vocabulary = c.size("hidden_size"), c.size("vocab_size")
+    width = c.size("hidden_size")
+    vocabulary = c.size("vocab_size")
     if vocabulary < TextConfig.vocabulary:
         raise InputError(f"{path}: vocab_size = {vocabulary} is less than the {TextConfig.vocabulary} tokens of CLIP")
     return TextConfig(

@@ -104,7 +104,8 @@ def kept_of(made: dict) -> PnP | None:
 
 class _InFile(Mapping[int, Features]):
     def __init__(self, file):
-        self._file, self._names = file, {}
+        self._file = file
+        self._names = {}
         for key in file.keys():
             if key.startswith("features."):
                 _, t, name = key.split(".", 2)

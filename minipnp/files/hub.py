@@ -77,7 +77,8 @@ def fetch(
         say(f"Stable Diffusion 1.5 ({dtype}) is in {folder}, its checksums are right: nothing to fetch")
         return folder
 
-    total, parts = sum(files[name][0] for name in missing), {name: folder / f"{name}.part" for name in missing}
+    total = sum(files[name][0] for name in missing)
+    parts = {name: folder / f"{name}.part" for name in missing}
     say(f"Stable Diffusion 1.5 ({dtype}): {total / 1e9:.2f} GB from {repo} into {folder}\n{LICENCE}")
     disk = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     room = shutil.disk_usage(disk).free + sum(part.stat().st_size for part in parts.values() if part.exists())
@@ -185,8 +186,12 @@ def one_line(repo: str, instead: str) -> Iterator[None]:
         raise InputError(
             f"{repo}: its terms must be accepted on its page first, then log in: `hf auth login`"
         ) from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError,
-            errors.HFValidationError):  # fmt: skip
+    except (
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.RemoteEntryNotFoundError,
+        errors.HFValidationError,
+    ):
         raise InputError(f"{repo}: the hub has no such model in component layout; {instead}") from None
     except (errors.HTTPError, OSError, RuntimeError) as error:
         if getattr(error, "filename", None):

@@ -99,7 +99,8 @@ def read_image(path) -> Image.Image:
 def _grey(picture: Image.Image, name: str) -> Image.Image:
     """Grey of more than 8 bits -> RGB. (Pillow's own conversion clips at 255.)"""
     values = np.asarray(picture, dtype=np.float32)
-    low, high = values.min(), values.max()
+    low = values.min()
+    high = values.max()
     tiff = getattr(picture, "tag_v2", {})
     if picture.mode == "F":
         white = 255.0 if high > 16 else 1.0
@@ -153,13 +154,15 @@ def fit(image: Image.Image, size: int, multiple: int, square: bool = False) -> I
     width, height = ((2 * side * size + short) // (2 * short) for side in image.size)  # to the nearest pixel
     cropped = width // multiple * multiple, height // multiple * multiple
     if max(cropped) > LONGEST * size:
-        sides, most = f"{image.width}x{image.height}", f"{LONGEST}:1"
+        sides = f"{image.width}x{image.height}"
+        most = f"{LONGEST}:1"
         raise InputError(f"a picture of {sides} pixels is too long (more than {most}): crop it first, or use --square")
     return _centre_crop(image.resize((width, height), Image.Resampling.LANCZOS), *cropped)
 
 
 def _centre_crop(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    left = (image.width - width) // 2
+    top = (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
@@ -182,7 +185,8 @@ def to_image(x: torch.Tensor) -> Image.Image:
 
 def psnr(a, b) -> float:
     """Peak signal-to-noise ratio in dB of two pictures (or uint8 arrays) of one shape; inf where they are equal."""
-    a, b = np.asarray(a), np.asarray(b)
+    a = np.asarray(a)
+    b = np.asarray(b)
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
         raise ValueError(f"psnr needs two uint8 pictures of one shape, not {a.dtype}{a.shape} and {b.dtype}{b.shape}")
     error = np.mean((a.astype(np.float64) - b) ** 2)

@@ -101,7 +101,8 @@ def load_networks(
         file = opened[source.files[network.folder]]
         plan.append((file, *prepare(network, file, source.configs[network.folder], ema)))
     # A single file may hold more than the networks; the file of one component has been found to hold just that.
-    file, used = plan[0][0], {name for _, _, published in plan for name in published.values()}
+    file = plan[0][0]
+    used = {name for _, _, published in plan for name in published.values()}
     if unknown := {name for name in file.names() - used if not _BESIDE.match(name)}:
         warnings.warn(f"{file.path}: {len(unknown)} unknown tensors, not used: {listed(unknown)}", stacklevel=2)
     for file, module, published in plan:
@@ -113,8 +114,11 @@ def find_model(path: Path, vae: Path | None = None, prediction: str | None = Non
     """A single file, or a folder in component layout. half: where the folder has fp16 files too, take those."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    files = {network.folder: path if path.is_file() else _component(path, network, half)
-             for network in NETWORKS if not (network is AUTOENCODER and vae)}  # fmt: skip
+    files = {
+        network.folder: path if path.is_file() else _component(path, network, half)
+        for network in NETWORKS
+        if not (network is AUTOENCODER and vae)
+    }
     if vae is not None:
         files["vae"] = _component(vae, replace(AUTOENCODER, folder="."), half) if vae.is_dir() else vae
     opened = {file: TensorFile(file) for file in set(files.values())}  # before the configs: these name what is foreign
@@ -137,7 +141,8 @@ def find_model(path: Path, vae: Path | None = None, prediction: str | None = Non
 
 def _component(path: Path, network: Network, half: bool) -> Path:
     folder = path / network.folder
-    plain, fp16 = folder / f"{network.file}.safetensors", folder / f"{network.file}.fp16.safetensors"
+    plain = folder / f"{network.file}.safetensors"
+    fp16 = folder / f"{network.file}.fp16.safetensors"
     for file in (fp16, plain) if half else (plain, fp16):
         if file.exists():
             return file
@@ -154,7 +159,8 @@ def _config(folder: Path, network: Network) -> object:
 
 def _stated_prediction(path: Path, file: TensorFile) -> str:
     """What a model's files say of its prediction type, in one of four places; epsilon, where they say nothing."""
-    scheduler, sidecar = path / "scheduler" / "scheduler_config.json", path.parent / f"{path.stem}.yaml"
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    sidecar = path.parent / f"{path.stem}.yaml"
     if scheduler.exists():
         return read_prediction(scheduler)
     kind = "v" if "v_pred" in file.names() or file.metadata.get("modelspec.prediction_type") == "v" else "eps"

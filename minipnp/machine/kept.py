@@ -25,10 +25,13 @@ class Kept(MutableMapping[int, Features]):
     """
 
     def __init__(self, device: torch.device, levels: int, beside: bool = True):
-        self.device, self.levels, self.beside = device, levels, beside
+        self.device = device
+        self.levels = levels
+        self.beside = beside
         self.place: str | None = None  # "device", "memory" or "disk"; None as long as nothing is kept
         self._there: dict[int, Features | Path] = {}
-        self._largest, self._folder = 0, None
+        self._largest = 0
+        self._folder = None
 
     def __setitem__(self, t: int, features: Features) -> None:
         tensors = flat(features)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from minipnp.machine.kept import Kept
 from minipnp.model import StableDiffusion
 
-TILE, OVERLAP = 64, 16  # cells of the latent: a tile's side, and what neighbours share of it
+# cells of the latent: a tile's side, and what neighbours share of it
+TILE = 64
+OVERLAP = 16
 
 
 class Roomy(StableDiffusion):
@@ -72,7 +74,8 @@ def decode_in_tiles(sd: StableDiffusion, x0: Tensor, side: int | None = None) ->
     (h, w), factor, side = x0.shape[2:], sd.vae.config.factor, side or TILE
     if max(h, w) <= side + OVERLAP:
         return sd.vae.decode(x0).cpu()
-    picture, weight = torch.zeros(1, 3, h * factor, w * factor), torch.zeros(1, 1, h * factor, w * factor)
+    picture = torch.zeros(1, 3, h * factor, w * factor)
+    weight = torch.zeros(1, 1, h * factor, w * factor)
     for top in _starts(h, side):
         for left in _starts(w, side):
             tile = sd.vae.decode(x0[:, :, top : top + side, left : left + side]).cpu()

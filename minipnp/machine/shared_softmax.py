@@ -14,7 +14,8 @@ def attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> 
 
     The n values lie side by side as one wide head. The kernels want q and k as wide as that: zeros change no product.
     """
-    n, d = max(len(q), len(k), len(v)), v.shape[-1]
+    n = max(len(q), len(k), len(v))
+    d = v.shape[-1]
     if not (len(q) == len(k) == 1 < n and mask is None and n * d <= WIDEST):
         return attend(q, k, v, mask)
     q, k = (F.pad(x, (0, (n - 1) * d)) for x in (q, k))

@@ -23,9 +23,17 @@ from minipnp.errors import InputError
 from minipnp.files import hub
 
 PIE_KINDS = (
-    "random", "change object", "add object", "delete object", "change content", "change pose", "change colour",
-    "change material", "change background", "change style",
-)  # fmt: skip
+    "random",
+    "change object",
+    "add object",
+    "delete object",
+    "change content",
+    "change pose",
+    "change colour",
+    "change material",
+    "change background",
+    "change style",
+)
 
 
 @dataclass(frozen=True)
@@ -128,18 +136,30 @@ def _text(value: object, what: str) -> str:
 
 def _icons(folder: Path) -> Benchmark:
     benchmark = Benchmark(folder.parent.name, "bundled")
-    content, sources = _load(folder / "benchmark.json"), {}
+    content = _load(folder / "benchmark.json")
+    sources = {}
     for i, row in enumerate(content["pairs"] if isinstance(content, dict) and "pairs" in content else []):
         try:
-            image, source, asked = _picture(folder, row["image"]), _text(row["source"], "source"), row["asked"]
+            image = _picture(folder, row["image"])
+            source = _text(row["source"], "source")
+            asked = row["asked"]
             if not isinstance(asked, list) or len(asked) != 3 or not all(isinstance(word, str) for word in asked):
                 raise ValueError(f"asked is {asked!r}, not the three words of style, concept and colour")
             if sources.setdefault(image, source) != source:  # what its pairs share depends on it
                 raise ValueError(f"another source than {sources[image]!r}, which {image.name} had before")
             benchmark.pairs.append(
-                Pair(f"{i:03}", image.stem, _text(row["prompt"], "prompt"), image, source,
-                     word=row["word"], kind=row["kind"], held_out=row["held_out"], asked=tuple(asked))
-            )  # fmt: skip
+                Pair(
+                    f"{i:03}",
+                    image.stem,
+                    _text(row["prompt"], "prompt"),
+                    image,
+                    source,
+                    word=row["word"],
+                    kind=row["kind"],
+                    held_out=row["held_out"],
+                    asked=tuple(asked),
+                )
+            )
         except (KeyError, TypeError, ValueError) as error:
             benchmark.bad.append(f"benchmark.json, pair {i}: {_reason(error)}")
     return benchmark
@@ -155,13 +175,22 @@ def _pie(folder: Path) -> Benchmark:
                 for name in ("original_prompt", "editing_prompt")
             )
             words = row.get("blended_word", "").split()
-            mask, kind = tuple(row["mask"]), int(row["editing_type_id"])
+            mask = tuple(row["mask"])
+            kind = int(row["editing_type_id"])
             if len(mask) % 2 or not all(isinstance(n, int) and n >= 0 for n in mask):
                 raise ValueError("a mask that is not pairs of start and length")
             benchmark.pairs.append(
-                Pair(key, key, prompt, _picture(folder / "annotation_images", row["image_path"]), source,
-                     word="=".join(words) if len(words) == 2 else None, kind=PIE_KINDS[kind], mask=mask)
-            )  # fmt: skip
+                Pair(
+                    key,
+                    key,
+                    prompt,
+                    _picture(folder / "annotation_images", row["image_path"]),
+                    source,
+                    word="=".join(words) if len(words) == 2 else None,
+                    kind=PIE_KINDS[kind],
+                    mask=mask,
+                )
+            )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             benchmark.bad.append(f"mapping_file.json, {key}: {_reason(error)}")
     return benchmark

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from minipnp.measure.published import DINO, find_published
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
+# of ImageNet, in [0, 1]
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
 
 
 def load_dino(folder: Path | None = None, device: torch.device | str = "cpu") -> torch.nn.Module:

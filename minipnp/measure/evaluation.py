@@ -99,8 +99,10 @@ class Plan:
             picture = hub.sha256(image) if image and image.is_file() else None
             jobs[guidance] = [
                 Job(name, pair, self.key(name, pair, picture))
-                for pair in pairs for name in self.methods if name != RECONSTRUCTION and not RUNS[name].lacks(pair)
-            ]  # fmt: skip
+                for pair in pairs
+                for name in self.methods
+                if name != RECONSTRUCTION and not RUNS[name].lacks(pair)
+            ]
             if RECONSTRUCTION in self.methods and image:
                 jobs[guidance].insert(0, Job(RECONSTRUCTION, pairs[0], self.key(RECONSTRUCTION, pairs[0], picture)))
         return jobs
@@ -108,23 +110,36 @@ class Plan:
     def key(self, method: str, pair: Pair, picture: str | None) -> str:
         """picture: its SHA-256."""
         decides = {
-            "about": self.about, "picture": picture, "seed": seed_of(pair), "inversion": self.settled,
-            "size": self.size, "steps": self.steps, "method": method,
-        }  # fmt: skip
+            "about": self.about,
+            "picture": picture,
+            "seed": seed_of(pair),
+            "inversion": self.settled,
+            "size": self.size,
+            "steps": self.steps,
+            "method": method,
+        }
         if method != RECONSTRUCTION:
             run = RUNS[method]
             decides |= {
-                "texts": [pair.source, pair.prompt, pair.scale, pair.asked], "mask": pair.mask,
+                "texts": [pair.source, pair.prompt, pair.scale, pair.asked],
+                "mask": pair.mask,
                 "run": [run.method, run.settings_for(pair, self.given).record()],
-                "metrics": sorted(self.metrics.measures), "networks": self.metrics.weights,
-            }  # fmt: skip
+                "metrics": sorted(self.metrics.measures),
+                "networks": self.metrics.weights,
+            }
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 def carry_out(
-    plan: Plan, sd: StableDiffusion, folder: Path, log: Listener, part: int = 0, parts: int = 1,
-    pictures: Path | None = None, over: Callable[[], bool] = lambda: False,
-) -> None:  # fmt: skip
+    plan: Plan,
+    sd: StableDiffusion,
+    folder: Path,
+    log: Listener,
+    part: int = 0,
+    parts: int = 1,
+    pictures: Path | None = None,
+    over: Callable[[], bool] = lambda: False,
+) -> None:
     """Does what has no record in `folder`, this process its part of it, until all is done or `over` says so.
 
     pictures: where the translations are kept. What fails is said and recorded, and tried again by the next evaluation.
@@ -138,7 +153,8 @@ def carry_out(
         there = {key for key, record in known.items() if "values" in record}
         # A prompt that stands twice has one key.
         todo = [list({job.key: job for job in jobs if job.key not in there}.values()) for jobs in ours]
-        count, before = sum(map(len, todo)), sum(job.key in there for jobs in ours for job in jobs)
+        count = sum(map(len, todo))
+        before = sum(job.key in there for jobs in ours for job in jobs)
         log.say(f"{before} results are there, {count} to do")
         if pictures is not None and before:
             log.note(f"of the {before} results that are there no pictures are made: for them give another --out")
@@ -155,7 +171,10 @@ def _results(
     plan: Plan, sd: StableDiffusion, todo: list[list[Job]], log: Listener, pictures: Path | None
 ) -> Iterator[dict]:
     for jobs in filter(None, todo):
-        guidance, o, before, broken = jobs[0].pair.guidance, None, None, None
+        guidance = jobs[0].pair.guidance
+        o = None
+        before = None
+        broken = None
         try:
             o, before = original_of(plan, sd, jobs[0].pair)
         except Exception as error:
@@ -165,7 +184,8 @@ def _results(
         for job in jobs:
             pair = job.pair
             record = {"key": job.key, "pair": pair.name, "guidance": guidance, "method": job.method}
-            began, error = time.perf_counter(), broken
+            began = time.perf_counter()
+            error = broken
             if broken is None:
                 try:
                     values, after = result(plan, o, before, job)
@@ -199,7 +219,8 @@ def original_of(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, 
 def result(plan: Plan, o: Original, before: Tensor, job: Job) -> tuple[dict[str, float], Tensor]:
     if job.method == RECONSTRUCTION:
         G = o.guidance(plan.steps or STEPS)
-        round_trip, again = _levels(o.sd.decode(G.x_0)), _levels(reconstruct(o.sd, G))
+        round_trip = _levels(o.sd.decode(G.x_0))
+        again = _levels(reconstruct(o.sd, G))
         return {"psnr": psnr(to_image(again), to_image(round_trip)), "ssim": ssim(again, round_trip)}, again
     after = _levels(run_on(RUNS[job.method], o, job.pair, plan.given))
     return plan.metrics(Case(job.pair, before, after)), after

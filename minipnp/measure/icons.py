@@ -44,7 +44,9 @@ class Classifier(nn.Module):
 
     def __init__(self, words: Vocabulary, size: int, channels: tuple[int, ...] = CHANNELS):
         super().__init__()
-        self.words, self.size, self.channels = words, size, channels
+        self.words = words
+        self.size = size
+        self.channels = channels
         widths = (3, *channels)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU())

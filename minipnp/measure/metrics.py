@@ -74,14 +74,18 @@ USUAL = {"ti2i": ("clip", "structure"), "pie": ("clip", "structure", "background
 
 
 def load_metrics(
-    names: Iterable[str], layout: str, folder: Path | None = None, device: torch.device | str = "cpu",
+    names: Iterable[str],
+    layout: str,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
     classifier: Path = CLASSIFIER,
-) -> Metrics:  # fmt: skip
+) -> Metrics:
     """names: of LAYOUTS. folder: of the published networks' files; None: the hub's cache, or the hub.
 
     InputError: no such metric, not for this benchmark, or its network is missing.
     """
-    measures, weights = {}, {}
+    measures = {}
+    weights = {}
     for name in dict.fromkeys(names):
         if name not in LAYOUTS:
             raise InputError(f"--metrics {name}: give some of {', '.join(LAYOUTS)}")

@@ -16,7 +16,8 @@ def read_records(folder: Path) -> tuple[dict[str, dict], int]:
 
     Of several with one key a result counts before an error, whichever file it is in; else the later in its file.
     """
-    records, damaged = {}, 0
+    records = {}
+    damaged = 0
     for file in sorted(folder.glob("*.jsonl")):
         *lines, _ = file.read_bytes().split(b"\n")  # behind the last line break: nothing, or a part of a line
         for line in lines:

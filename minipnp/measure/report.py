@@ -18,8 +18,11 @@ from minipnp.measure.evaluation import RECONSTRUCTION, Plan
 from minipnp.measure.metrics import COLUMNS
 from minipnp.measure.runs import RUNS
 
-DRAWS, SEED = 2000, 0
-LAYOUT_AXES, TEXT_AXES = ("structure", "iou"), ("clip", "fidelity")  # the first of each that was measured
+DRAWS = 2000
+SEED = 0
+# the first of each that was measured
+LAYOUT_AXES = ("structure", "iou")
+TEXT_AXES = ("clip", "fidelity")
 
 
 class Interval(NamedTuple):
@@ -58,7 +61,9 @@ def interval(values: list[tuple[str, float]]) -> Interval:
 
 def results(plan: Plan, records: Mapping[str, dict]) -> tuple[Results, list[str], int]:
     """What there is of the plan; what failed, a line each; how much is still to be done."""
-    found, failed, missing = {name: {} for name in plan.methods}, [], 0
+    found = {name: {} for name in plan.methods}
+    failed = []
+    missing = 0
     for jobs in plan.jobs.values():
         for job in jobs:
             record = records.get(job.key)
@@ -96,11 +101,14 @@ def axes(found: Results) -> tuple[str, str] | None:
 
 def markdown(plan: Plan, records: Mapping[str, dict], command: str) -> str:
     found, failed, missing = results(plan, records)
-    benchmark, there = plan.benchmark, measured(found)
+    benchmark = plan.benchmark
+    there = measured(found)
     lines = [
-        f"# {benchmark.name}: {len(benchmark.pairs)} pairs of {len(benchmark.groups)} guidance pictures", "",
-        f"Made by `{command}`. Means over the pairs, in brackets the bootstrap's 95 % over guidance pictures.", "",
-    ]  # fmt: skip
+        f"# {benchmark.name}: {len(benchmark.pairs)} pairs of {len(benchmark.groups)} guidance pictures",
+        "",
+        f"Made by `{command}`. Means over the pairs, in brackets the bootstrap's 95 % over guidance pictures.",
+        "",
+    ]
     if missing:
         lines += [f"**Not done yet: {missing} results are missing.**", ""]
     heads = [f"{COLUMNS[name].label} {'↑' if COLUMNS[name].better > 0 else '↓'}" for name in there]
@@ -111,15 +119,19 @@ def markdown(plan: Plan, records: Mapping[str, dict], command: str) -> str:
             lines.append(f"| {' | '.join([RUNS[method].label, *cells, str(len(found[method]))])} |")
     if found.get(RECONSTRUCTION):
         again = [f"{COLUMNS[name].label} {interval(column(found[RECONSTRUCTION], name))}" for name in ("psnr", "ssim")]
-        lines += ["", f"Inverted and sampled again, against the VAE's round trip: {', '.join(again)}, of "
-                  f"{len(found[RECONSTRUCTION])} pictures."]  # fmt: skip
+        lines += [
+            "",
+            f"Inverted and sampled again, against the VAE's round trip: {', '.join(again)}, of "
+            f"{len(found[RECONSTRUCTION])} pictures.",
+        ]
     lines += [*_by_kind(plan, found), *_differences(found), *_left_out(plan, failed)]
     return "\n".join(lines) + "\n"
 
 
 def _by_kind(plan: Plan, found: Results) -> list[str]:
     """Plug-and-Play by kind of pair, and by what was held back from training."""
-    kinds, seen = {}, {}
+    kinds = {}
+    seen = {}
     for pair in plan.benchmark.pairs:
         if row := found.get("pnp", {}).get(pair.name):
             kinds.setdefault(pair.kind, {})[pair.name] = row
@@ -149,16 +161,22 @@ def _differences(found: Results) -> list[str]:
         shared = [name for name in rows if name in found["pnp"]]
         if method in ("pnp", RECONSTRUCTION) or not shared:
             continue
-        cells, above, below = [], False, False
+        cells = []
+        above = False
+        below = False
         for name in pair:
-            ours, sign = found["pnp"], COLUMNS[name].better
+            ours = found["pnp"]
+            sign = COLUMNS[name].better
             more = interval([(rows[n].guidance, sign * (ours[n].values[name] - rows[n].values[name])) for n in shared])
             cells.append(f"{more.mean:+.3f} [{more.low:+.3f}, {more.high:+.3f}]")
-            above, below = above or more.low > 0, below or more.high < 0
+            above = above or more.low > 0
+            below = below or more.high < 0
         verdict = {
-            (True, False): "above, and below on neither", (False, True): "below, and above on neither",
-            (True, True): "above on one, below on the other", (False, False): "no difference seen",
-        }[above, below]  # fmt: skip
+            (True, False): "above, and below on neither",
+            (False, True): "below, and above on neither",
+            (True, True): "above on one, below on the other",
+            (False, False): "no difference seen",
+        }[above, below]
         lines.append(f"| {' | '.join([RUNS[method].label, *cells, str(len(shared)), verdict])} |")
     head = [f"{COLUMNS[name].label}, more is better" for name in pair]
     return (
@@ -172,9 +190,11 @@ def _left_out(plan: Plan, failed: list[str]) -> list[str]:
     """What was not measured, and why."""
     lacking = Counter(
         f"{RUNS[name].label}: {reason}"
-        for name in plan.methods if name != RECONSTRUCTION
-        for pair in plan.benchmark.pairs if (reason := RUNS[name].lacks(pair))
-    )  # fmt: skip
+        for name in plan.methods
+        if name != RECONSTRUCTION
+        for pair in plan.benchmark.pairs
+        if (reason := RUNS[name].lacks(pair))
+    )
     lines = [f"- {reason} ({n} pairs)" for reason, n in lacking.items()]
     lines += [f"- {reason}" for reason in (*plan.benchmark.bad, *failed)]
     total = sum(lacking.values()) + len(plan.benchmark.bad) + len(failed)
@@ -182,9 +202,14 @@ def _left_out(plan: Plan, failed: list[str]) -> list[str]:
 
 
 FAMILIES = {  # colour by method, so that ablations of one stand together
-    "pnp": "#c1272d", "masked-pnp": "#e07b39", "sdedit": "#3b6fb6", "ddim": "#555555", "p2p": "#2e8b57",
-    "p2z": "#8a4fa3", "masactrl": "#a67c00",
-}  # fmt: skip
+    "pnp": "#c1272d",
+    "masked-pnp": "#e07b39",
+    "sdedit": "#3b6fb6",
+    "ddim": "#555555",
+    "p2p": "#2e8b57",
+    "p2z": "#8a4fa3",
+    "masactrl": "#a67c00",
+}
 MARKERS = "osD^vPX<>"
 
 
@@ -213,14 +238,25 @@ def plot(plan: Plan, records: Mapping[str, dict], place: Path) -> None:
         ):
             continue
         family = method if method in FAMILIES else method.split("-")[0]
-        point, ours = (interval(x), interval(y)), method == "pnp"
+        point = (interval(x), interval(y))
+        ours = method == "pnp"
         bars = [np.nan_to_num([[p.mean - p.low], [p.high - p.mean]]) for p in point]
         area.errorbar(
-            point[0].mean, point[1].mean, xerr=bars[0], yerr=bars[1], fmt="*" if ours else MARKERS[used[family]],
-            markersize=16 if ours else 7, color=FAMILIES[family], markeredgecolor="white", markeredgewidth=0.6,
-            elinewidth=0.9, capsize=2, ecolor=(FAMILIES[family], 0.45), zorder=3 if ours else 2,
+            point[0].mean,
+            point[1].mean,
+            xerr=bars[0],
+            yerr=bars[1],
+            fmt="*" if ours else MARKERS[used[family]],
+            markersize=16 if ours else 7,
+            color=FAMILIES[family],
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            elinewidth=0.9,
+            capsize=2,
+            ecolor=(FAMILIES[family], 0.45),
+            zorder=3 if ours else 2,
             label=RUNS[method].label,
-        )  # fmt: skip
+        )
         used[family] += not ours
     layout, text = (COLUMNS[name] for name in pair)
     if layout.better > 0:

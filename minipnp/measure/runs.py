@@ -121,8 +121,12 @@ def seed_of(pair: Pair) -> int:
 
 
 def run_on(
-    run: Run, o: Original, pair: Pair, given: Mapping[str, object], negative: str | None = None,
+    run: Run,
+    o: Original,
+    pair: Pair,
+    given: Mapping[str, object],
+    negative: str | None = None,
     progress: Progress = silent,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The picture [1, 3, H, W], about [−1, 1]. InputError: the method cannot do this pair."""
     return edit(o, pair.prompt, run.settings_for(pair, given), negative, progress)

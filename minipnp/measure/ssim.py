@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from minipnp.errors import InputError
 
-SIDE, SIGMA, RANGE = 11, 1.5, 2.0
+SIDE = 11
+SIGMA = 1.5
+RANGE = 2.0
 
 
 def ssim(x: Tensor, y: Tensor) -> float:
@@ -25,9 +27,14 @@ def ssim(x: Tensor, y: Tensor) -> float:
     def mean(values: Tensor) -> Tensor:
         return F.conv2d(values.transpose(0, 1), window[None, None])
 
-    x, y = x.double(), y.double()
-    mu_x, mu_y = mean(x), mean(y)
-    var_x, var_y, cov = mean(x * x) - mu_x**2, mean(y * y) - mu_y**2, mean(x * y) - mu_x * mu_y
-    c_1, c_2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+    x = x.double()
+    y = y.double()
+    mu_x = mean(x)
+    mu_y = mean(y)
+    var_x = mean(x * x) - mu_x**2
+    var_y = mean(y * y) - mu_y**2
+    cov = mean(x * y) - mu_x * mu_y
+    c_1 = (0.01 * RANGE) ** 2
+    c_2 = (0.03 * RANGE) ** 2
     value = (2 * mu_x * mu_y + c_1) * (2 * cov + c_2) / ((mu_x**2 + mu_y**2 + c_1) * (var_x + var_y + c_2))
     return value.mean().item()

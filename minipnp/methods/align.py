@@ -36,11 +36,13 @@ def word_swap(tokenizer: Tokenizer, source: str, target: str, as_published=False
     as_published: as in the authors' code, which after the last word that differs goes by the target's position, also
     where the text is shifted by then. InputError: the prompts differ in their number of words.
     """
-    a, b = words_of(tokenizer, source), words_of(tokenizer, target)
+    a = words_of(tokenizer, source)
+    b = words_of(tokenizer, target)
     if len(a) != len(b):
         raise InputError(_not_alignable([word for word, _ in a], [word for word, _ in b]))
     spans = [(range(1), range(1)), *((i, j) for (_, i), (_, j) in zip(a, b, strict=True))]
-    i, j = spans[-1][0].stop, spans[-1][1].stop
+    i = spans[-1][0].stop
+    j = spans[-1][1].stop
     n = LENGTH - 1 - max(i, j)
     spans += [(range(i, i + n), range(j, j + n)), (range(i + n, LENGTH), range(j + n, LENGTH))]
     R = torch.zeros(LENGTH, LENGTH)
@@ -84,14 +86,17 @@ def needleman_wunsch(x: Sequence[int], y: Sequence[int]) -> list[int | None]:
     for i, a in enumerate(x, 1):
         for j, b in enumerate(y, 1):
             S[i][j] = max(S[i][j - 1], S[i - 1][j], S[i - 1][j - 1] + (1 if a == b else -1))
-    partners, i, j = [None] * len(y), len(x), len(y)
+    partners = [None] * len(y)
+    i = len(x)
+    j = len(y)
     while i > 0 and j > 0:  # of equally good ways back: left, up, diagonal
         if S[i][j] == S[i][j - 1]:
             j -= 1
         elif S[i][j] == S[i - 1][j]:
             i -= 1
         else:
-            i, j = i - 1, j - 1
+            i = i - 1
+            j = j - 1
             partners[j] = i
     return partners
 

@@ -91,7 +91,8 @@ def load_direction(path: Path | str, width: int) -> tuple[Tensor, dict[str, str]
     """Δc [1, 77, width] on the CPU, and what was saved with it. width: of the text embeddings, 768 in SD-1.x."""
     try:
         with safe_open(path, framework="pt") as file:
-            delta, about = file.get_tensor("direction"), file.metadata() or {}
+            delta = file.get_tensor("direction")
+            about = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a saved edit direction ({error})") from None
     if delta.shape != (1, 77, width):

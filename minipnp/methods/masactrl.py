@@ -77,7 +77,8 @@ def cells(latent: Sequence[int], at: float) -> tuple[int, int]:
 
 def word_mask(word: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
     """A word's map [B, 1, h, w] → [B, 1, *size], True where the object is: min–max normalised, nearest, ≥ threshold."""
-    low, high = word.amin((2, 3), keepdim=True), word.amax((2, 3), keepdim=True)
+    low = word.amin((2, 3), keepdim=True)
+    high = word.amax((2, 3), keepdim=True)
     if not (high > low).all():
         raise InputError("no part of the picture attends to the word more than another: give another word, or a mask")
     return F.interpolate((word - low) / (high - low), size) >= threshold
@@ -104,7 +105,8 @@ def mutual(
         word = word_map(maps, positions, *cells(latent, s.mask_share))[-1:]
         return word_mask(word, cells(latent, share(layer)), s.threshold)
 
-    k, v = source.A[layer].k, source.A[layer].v
+    k = source.A[layer].k
+    v = source.A[layer].v
     maps_s, maps = ({before: a for before, a in M.items() if before < layer} for M in (source.M, target.M))
     if words is None or not maps:
         return Attn(k=k, v=v)
@@ -121,7 +123,8 @@ def masactrl(
     of the target; with words, its last row is the prompt that the first word stands in.
     Yields (level, latent [1, 4, h, w]) after each step.
     """
-    texts, latent = torch.cat([null, text]), G.x_T.shape[2:]
+    texts = torch.cat([null, text])
+    latent = G.x_T.shape[2:]
     maps = layers_at(s.mask_share) if words else ()
     x = G.x_T
     for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):

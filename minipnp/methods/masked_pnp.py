@@ -79,18 +79,28 @@ class MaskedPnP(PnP):
 
 @torch.no_grad()
 def masked_plug_and_play(
-    unet: UNet, G: Guidance, text: Tensor, null: Tensor, where: Word | Tensor, negative: Tensor | None = None,
-    s: PnP = PnP(), m: Mask = Mask(), x_T: Tensor | None = None,
-) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+    unet: UNet,
+    G: Guidance,
+    text: Tensor,
+    null: Tensor,
+    where: Word | Tensor,
+    negative: Tensor | None = None,
+    s: PnP = PnP(),
+    m: Mask = Mask(),
+    x_T: Tensor | None = None,
+) -> Iterator[tuple[int, Tensor]]:
     """text, null, negative: as for `plug_and_play`, for one target. where: the object's word, or the user's mask
     [1, 1, h, w] in the latent's cells, 0 to 1, edited where it is 0.5 or more; all 1 is Plug-and-Play as it is.
 
     Yields (level, latent [1, 4, h, w]) after each step.
     """
-    latent, alphas = tuple(G.x_T.shape[2:]), s.alphas()
+    latent = tuple(G.x_T.shape[2:])
+    alphas = s.alphas()
     named = isinstance(where, Word)
     maps = layers_at(m.share) if named else ()
-    M, seen_G, seen = None if named else given(where, G.x_T), 0, 0
+    M = None if named else given(where, G.x_T)
+    seen_G = 0
+    seen = 0
     x = G.x_T if x_T is None else x_T  # x*_T ← x^G_T
     for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         injected = guidance_features(unet, G, i, t, s)  # f*_t, {A*^l_t}
@@ -129,7 +139,8 @@ def on_its_side(injected: Features, M: Tensor, layers: Sequence[Layer]) -> Featu
 
 def read_mask(o: Original, path: str) -> Tensor:
     """A mask picture → [1, 1, h, w], 0 to 1. It is cropped as the original was. InputError: it has another shape."""
-    cells, factor = o.latent_sides, o.sd.vae.config.factor
+    cells = o.latent_sides
+    factor = o.sd.vae.config.factor
     picture = fit(read_image(path), factor * min(cells), o.sd.multiple, o.taking.square)
     height, width = (factor * side for side in cells)
     if picture.size != (width, height):

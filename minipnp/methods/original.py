@@ -41,21 +41,41 @@ class Original:
     """
 
     def __init__(
-        self, sd: StableDiffusion, source: str, taking: Taking, inversion: Inversion, keep: PnP | None,
-        progress: Progress, x_0: Tensor | None = None, shape: tuple[int, int] = (0, 0), given: Guidance | None = None,
-    ):  # fmt: skip
-        self.sd, self.source, self.taking, self.inversion = sd, source, taking, inversion
-        self.keep, self.progress = keep, progress
+        self,
+        sd: StableDiffusion,
+        source: str,
+        taking: Taking,
+        inversion: Inversion,
+        keep: PnP | None,
+        progress: Progress,
+        x_0: Tensor | None = None,
+        shape: tuple[int, int] = (0, 0),
+        given: Guidance | None = None,
+    ):
+        self.sd = sd
+        self.source = source
+        self.taking = taking
+        self.inversion = inversion
+        self.keep = keep
+        self.progress = progress
         self.generated = x_0 is None
         self.null = sd.embed("")
-        self._x_0, self._shape, self._given = x_0, shape, given
+        self._x_0 = x_0
+        self._shape = shape
+        self._given = given
         self._made: dict = {}
 
     @classmethod
     def from_picture(
-        cls, sd: StableDiffusion, picture: Tensor, source: str = "", taking: Taking = Taking(),
-        inversion: Inversion = Inversion(), keep: PnP | None = None, progress: Progress = silent,
-    ) -> "Original":  # fmt: skip
+        cls,
+        sd: StableDiffusion,
+        picture: Tensor,
+        source: str = "",
+        taking: Taking = Taking(),
+        inversion: Inversion = Inversion(),
+        keep: PnP | None = None,
+        progress: Progress = silent,
+    ) -> "Original":
         """picture: [1, 3, H, W] in [−1, 1], as `taking` says, sides multiples of sd.multiple.
 
         keep: store, while inverting under the empty prompt, the features that an edit with these settings reads.
@@ -75,9 +95,14 @@ class Original:
 
     @classmethod
     def from_guidance(
-        cls, sd: StableDiffusion, G: Guidance, source: str = "", taking: Taking = Taking(),
-        inversion: Inversion = Inversion(), progress: Progress = silent,
-    ) -> "Original":  # fmt: skip
+        cls,
+        sd: StableDiffusion,
+        G: Guidance,
+        source: str = "",
+        taking: Taking = Taking(),
+        inversion: Inversion = Inversion(),
+        progress: Progress = silent,
+    ) -> "Original":
         """G: an inversion under the empty prompt. What a method needs beyond it is made from its x_0."""
         return cls(sd, source, taking, inversion, None, progress, G.x_0, given=G)
 

@@ -29,7 +29,7 @@ from minipnp.methods.align import (
     steps_in,
     windows,
     word_swap,
-)  # fmt: skip
+)
 from minipnp.methods.maps import layers_at, layers_up_to, word_map
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
@@ -47,7 +47,7 @@ from minipnp.options import (
     option,
     scale_option,
     steps_option,
-)  # fmt: skip
+)
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
@@ -66,9 +66,10 @@ class P2P(Options):
     cross_replace: Share = option(0.8, "share of the steps with the source's cross-attention maps", SPAN)
     self_replace: Share = option(0.4, "share of the steps with the source's self-attention maps", SPAN)
     self_side: float | None = option(
-        None, "largest side of the cells of those self-attentions, a share of the latent's (default: 16 × 16 cells)",
+        None,
+        "largest side of the cells of those self-attentions, a share of the latent's (default: 16 × 16 cells)",
         number(1 / 8, 1.0, "a share of the latent's side, 1, 1/2, 1/4 or 1/8"),
-    )  # fmt: skip
+    )
     scale: float = scale_option(7.5)
     align: str = option("auto", "align the prompts' words one to one, or as far as they agree", choice(*ALIGNMENTS))
     weight: tuple[tuple[str, float], ...] = option((), "re-weight a word of the prompt", AMOUNTS)
@@ -179,11 +180,15 @@ def prompt_to_prompt(
     self_steps = steps_in(s.self_replace, s.steps)
     blended = layers_at(blend.side) if blend else ()
     x_src = {**G.latents, CLEAN: G.x_0}
-    x, sums = G.x_T, 0  # x*_T ← x_T
+    # x*_T ← x_T
+    x = G.x_T
+    sums = 0
     for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         cross = ATTENTIONS if edited[i] is not None else ()
         own = layers_up_to(1 / 4 if s.self_side is None else s.self_side) if i in self_steps else ()
-        wanted, A, M = Tap(q=own, k=own, M=cross or blended), {}, {}
+        wanted = Tap(q=own, k=own, M=cross or blended)
+        A = {}
+        M = {}
         if wanted.last is not None:
             # z_{t−1}, M_t ← DM(x_t, P, t). x_{t−1} is known already, so z_{t−1} is not computed.
             _, (_, A, M, _) = unet.tap(x_src[t], t, source, wanted, stop=True)

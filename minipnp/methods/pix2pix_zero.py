@@ -57,9 +57,10 @@ class Pix2PixZero(Options):
     )
     authors: bool = option(False, "as the authors' code has it, where their paper differs", SWITCH, name="as_published")
     change: str | None = option(
-        None, "the direction, such as cat=dog, or two .txt files of sentences (default: from --source to --prompt)",
+        None,
+        "the direction, such as cat=dog, or two .txt files of sentences (default: from --source to --prompt)",
         Form("A=B, such as cat=dog, or FILE=FILE with a sentence on each line", str, metavar="A=B"),
-    )  # fmt: skip
+    )
     direction_file: str | None = option(None, "a direction that was saved", PATH, flag="--direction")
     save_direction_to: str | None = option(None, "save the direction in this file", PATH, flag="--save-direction")
     lambda_ac: float = option(Regularisation.lambda_ac, "weight of the inversion's autocorrelation loss", POSITIVE)
@@ -101,10 +102,12 @@ def pix2pix_zero(
     only the difference that Δc makes is amplified. For a generated picture that of "", with which it was generated.
     Yields (level, latent [1, 4, h, w]) after each step.
     """
-    c, levels = G.texts[-1:], G.levels(s.steps)
+    c = G.texts[-1:]
+    levels = G.levels(s.steps)
     if direction.shape != c.shape:
         raise InputError(f"an edit direction {list(direction.shape)} does not fit text embeddings {list(c.shape)}")
-    edited, negative = c + direction.to(c), c if negative is None else negative
+    edited = c + direction.to(c)
+    negative = c if negative is None else negative
     branches = 2 if s.authors else 1
     amount = AMOUNT if s.amount is None else s.amount
     x = G.x_T

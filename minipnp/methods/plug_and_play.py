@@ -35,9 +35,14 @@ METHOD = Method(
 
 
 def evaluations(
-    s: PnP, inversion: Inversion | None, prompts: int, negative: bool = False, reconstruct: bool = False,
-    kept: PnP | None = None, source_scale: float = GENERATED_SCALE,
-) -> dict[str, int]:  # fmt: skip
+    s: PnP,
+    inversion: Inversion | None,
+    prompts: int,
+    negative: bool = False,
+    reconstruct: bool = False,
+    kept: PnP | None = None,
+    source_scale: float = GENERATED_SCALE,
+) -> dict[str, int]:
     """How often ε_θ is evaluated for an edit, by phase; a pass over n texts counts as n.
 
     inversion: of a picture; None: the original is generated. kept: the edit whose features come with the guidance.

@@ -99,14 +99,20 @@ def regularised(e: Tensor, s: Regularisation, shift: Shift) -> Tensor:
 
 @torch.no_grad()
 def regularised_inversion(
-    unet: UNet, x_0: Tensor, caption: Tensor, steps: int = 50, how: Regularisation = Regularisation(),
-    progress: Progress = silent, shift: Shift | None = None,
-) -> Guidance:  # fmt: skip
+    unet: UNet,
+    x_0: Tensor,
+    caption: Tensor,
+    steps: int = 50,
+    how: Regularisation = Regularisation(),
+    progress: Progress = silent,
+    shift: Shift | None = None,
+) -> Guidance:
     """x_0 [1, 4, h, w] → x_T and the latents on the way, at the levels of an edit in as many steps.
 
     caption: the embedding [1, 77, width] of what the picture shows, or of "". shift: another source of shifts.
     """
-    levels, shift = timesteps(steps), shift or partial(random.Random(how.seed).randrange, 1)
+    levels = timesteps(steps)
+    shift = shift or partial(random.Random(how.seed).randrange, 1)
     if how.authors and steps < 3:
         raise InputError(f"{steps} steps: the authors' schedule leaves out two; give 3 or more")
 

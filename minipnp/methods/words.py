@@ -14,8 +14,10 @@ def positions(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
     Words are what stands between blanks, in any case, without the punctuation around them: "cat" is in "A (CAT)!",
     not in "cats". InputError: it is not in the prompt, or an occurrence is cut off at 75 tokens.
     """
-    words, phrase = tokenizer.split(prompt), [_core(w) for w in tokenizer.split(word)]
-    cores, n = [_core(w) for w in words], len(phrase)
+    words = tokenizer.split(prompt)
+    phrase = [_core(w) for w in tokenizer.split(word)]
+    cores = [_core(w) for w in words]
+    n = len(phrase)
     hits = {i + k for i in range(len(words)) for k in range(n) if cores[i : i + n] == phrase}
     if not hits:
         raise InputError(f"{word!r} is not in the prompt, its words: {', '.join(dict.fromkeys(cores)) or '(none)'}")
@@ -35,11 +37,14 @@ def words_of(tokenizer: Tokenizer, prompt: str) -> list[tuple[str, range]]:
 
     InputError: the prompt is over 75 tokens, so that its last words have no positions.
     """
-    sizes, words, end = _sizes(tokenizer, prompt), [], 1
+    sizes = _sizes(tokenizer, prompt)
+    words = []
+    end = 1
     if len(sizes) > ROOM:
         raise InputError(f"the prompt that begins {prompt[:30]!r} is over {ROOM} tokens: shorten it")
     for word in tokenizer.split(prompt):
-        begin, left = end, len(word.encode())
+        begin = end
+        left = len(word.encode())
         while left > 0:
             left -= sizes[end - 1]
             end += 1

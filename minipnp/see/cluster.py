@@ -17,7 +17,9 @@ def k_means(rows: Tensor, k: int, seed: int = 0, restarts: int = 10, iterations:
     """
     if not 1 <= k <= len(rows):
         raise InputError(f"{k} parts of {len(rows)} cells: give a number from 1 to {len(rows)}")
-    x, generator, best = rows.double(), torch.Generator().manual_seed(seed), None
+    x = rows.double()
+    generator = torch.Generator().manual_seed(seed)
+    best = None
     for _ in range(restarts):
         c = x[torch.randint(len(x), (1,), generator=generator)]
         while len(c) < k:  # next centre: a row, with a chance proportional to its squared distance from the nearest one

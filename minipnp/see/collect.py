@@ -38,15 +38,21 @@ class Seen:
 
 @torch.no_grad()
 def inverted(
-    sd: StableDiffusion, picture: Tensor, ts: Collection[int], prompt: str = "", steps: int = 50,
+    sd: StableDiffusion,
+    picture: Tensor,
+    ts: Collection[int],
+    prompt: str = "",
+    steps: int = 50,
     progress: Progress = silent,
-) -> Seen:  # fmt: skip
+) -> Seen:
     """x_t by DDIM inversion under `prompt`, unguided. picture: [1, 3, H, W] in [−1, 1]. It ends at the largest of `ts`.
 
     InputError: a t that an inversion in so many steps does not meet.
     """
-    up, how = [t for t in levels(ts, steps) if t <= max(ts)], Inversion(steps)
-    x_0, text = encoded(sd, picture), sd.embed(prompt)
+    up = [t for t in levels(ts, steps) if t <= max(ts)]
+    how = Inversion(steps)
+    x_0 = encoded(sd, picture)
+    text = sd.embed(prompt)
     met = progress(invert(lambda x, t: sd.unet(x, t, text), x_0, up, how.at, how.iterations), len(up), "inversion")
     return Seen({t: x for t, x in met if t in ts}, text, x_0)
 
@@ -65,15 +71,24 @@ def noised(sd: StableDiffusion, picture: Tensor, ts: Collection[int], prompt: st
 
 @torch.no_grad()
 def generated(
-    sd: StableDiffusion, prompt: str, ts: Collection[int], seed: int = 0, steps: int = 50, scale: float = 5.0,
-    size: int | None = None, progress: Progress = silent,
-) -> Seen:  # fmt: skip
+    sd: StableDiffusion,
+    prompt: str,
+    ts: Collection[int],
+    seed: int = 0,
+    steps: int = 50,
+    scale: float = 5.0,
+    size: int | None = None,
+    progress: Progress = silent,
+) -> Seen:
     """A square picture from a text, sampled at this guidance scale. Its features are taken under it (footnote 1).
 
     size: pixels, by default sd.size. InputError: a t that sampling in so many steps does not meet.
     """
-    down, side = levels(ts, steps), size or sd.size
-    text, null, x = sd.embed(prompt), sd.embed(""), start(sd, side, side, seed, steps)
+    down = levels(ts, steps)
+    side = size or sd.size
+    text = sd.embed(prompt)
+    null = sd.embed("")
+    x = start(sd, side, side, seed, steps)
     met = {down[0]: x}
     denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x, down)
     met |= progress(denoising, steps, "sampling")

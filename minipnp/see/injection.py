@@ -38,15 +38,22 @@ FIG_5 = (
 
 @torch.no_grad()
 def injections(
-    unet: UNet, G: Guidance, text: Tensor, null: Tensor, negative: Tensor | None, s: PnP, noise: Tensor,
+    unet: UNet,
+    G: Guidance,
+    text: Tensor,
+    null: Tensor,
+    negative: Tensor | None,
+    s: PnP,
+    noise: Tensor,
     variants: Sequence[Variant] = FIG_5,
-) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+) -> Iterator[tuple[int, Tensor]]:
     """Algorithm 1 for each of the variants, which share the guidance's passes: one a step, for all the layers of all.
 
     As `plug_and_play`, with the variants in the place of several texts. The layers are theirs, all else is that of s.
     Yields (level, latents [number of variants, 4, h, w]) after each step.
     """
-    union, alphas = every(s, variants), s.alphas()
+    union = every(s, variants)
+    alphas = s.alphas()
     x = [noise if v.random else G.x_T for v in variants]
     for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         source = guidance_features(unet, G, i, t, union)
@@ -59,5 +66,6 @@ def injections(
 
 def every(s: PnP, variants: Sequence[Variant] = FIG_5) -> PnP:
     """The settings with all layers of all variants: what is worth keeping of the guidance."""
-    f, A = {layer for v in variants for layer in v.f}, {layer for v in variants for layer in v.A}
+    f = {layer for v in variants for layer in v.f}
+    A = {layer for v in variants for layer in v.A}
     return replace(s, f_layers=tuple(sorted(f)), A_layers=tuple(sorted(A)))

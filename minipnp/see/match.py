@@ -18,7 +18,8 @@ def at(f: Tensor, places: Tensor) -> Tensor:
 
 def centres(height: int, width: int) -> Tensor:
     """The places of the centres of height × width cells or pixels, row by row: [height·width, 2]."""
-    y, x = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
+    y = (torch.arange(height) + 0.5) / height
+    x = (torch.arange(width) + 0.5) / width
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
 
 
@@ -33,9 +34,11 @@ def nearest(f_a: Tensor, f_b: Tensor, places: Tensor, height: int, width: int) -
     Of equally near ones the first, row by row.
     """
     queries = at(f_a, places)
-    found, best = torch.zeros(len(places), 2), torch.full((len(places),), -2.0)
+    found = torch.zeros(len(places), 2)
+    best = torch.full((len(places),), -2.0)
     for block in blocks(height, width):
         cosines, index = (queries @ at(f_b, block).T).max(dim=1)
         better = cosines > best
-        found, best = torch.where(better[:, None], block[index], found), torch.where(better, cosines, best)
+        found = torch.where(better[:, None], block[index], found)
+        best = torch.where(better, cosines, best)
     return found, best

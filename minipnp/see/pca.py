@@ -37,6 +37,7 @@ def joint(features: Sequence[Sequence[Tensor]], k: int = 3) -> list[list[Tensor]
 
 def spread(components: Tensor) -> Tensor:
     """[k, H, W] → the same in 0 … 1: of each component the least is 0 and the greatest 1; 0.5 where all are equal."""
-    low, high = components.amin(dim=(1, 2), keepdim=True), components.amax(dim=(1, 2), keepdim=True)
+    low = components.amin(dim=(1, 2), keepdim=True)
+    high = components.amax(dim=(1, 2), keepdim=True)
     flat = high - low <= 1e-6 * components.abs().max()  # rounding errors, which would look like features
     return torch.where(flat, 0.5, (components - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny))

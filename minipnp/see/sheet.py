@@ -29,7 +29,8 @@ def side_by_side(images, labels, cell: int = 256) -> Image.Image:
     rows = [[scaled(image, cell, reduce=grid) for image in row] for row in images]
     widths = [max(row[i].width for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
     font = ImageFont.load_default(size=max(16, min(widths) // 25))
-    gap, line = int(font.size), round(1.3 * font.size)
+    gap = int(font.size)
+    line = round(1.3 * font.size)
     texts = [[_wrapped(text, font, width) for text, width in zip(row, widths, strict=False)] for row in labels]
     tops = [gap]  # of each row, and of what would follow
     for row, text in zip(rows, texts, strict=True):
@@ -37,7 +38,8 @@ def side_by_side(images, labels, cell: int = 256) -> Image.Image:
     page = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), tops[-1] - gap // 2), "white")
     draw = ImageDraw.Draw(page)
     for row, text, top in zip(rows, texts, tops[:-1], strict=True):
-        left, under = gap, top + max(image.height for image in row) + gap // 2
+        left = gap
+        under = top + max(image.height for image in row) + gap // 2
         for image, lines, width in zip(row, text, widths, strict=False):
             draw.rectangle((left - 1, top - 1, left + image.width, top + image.height), outline="lightgrey")
             page.paste(image, (left, top))
@@ -59,7 +61,8 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """text in at most LABEL_LINES lines of at most `width` pixels, broken at spaces where there are any."""
     text = unicodedata.normalize("NFKD", text).translate(str.maketrans("–—×→", "--x>"))  # the font has few accents
     text = "".join(c if c.isprintable() else " " for c in text if unicodedata.category(c) != "Mn")
-    rest, lines = " ".join(text.split()), []
+    rest = " ".join(text.split())
+    lines = []
     while rest and len(lines) < LABEL_LINES:
         end = next((n for n in range(1, len(rest) + 1) if font.getlength(rest[:n]) > width), len(rest) + 1) - 1
         if end < len(rest) and (space := rest.rfind(" ", 0, end + 1)) > 0:

@@ -22,7 +22,8 @@ Colour = tuple[int, int, int]
 
 def as_picture(x: Tensor, size: tuple[int, int], smooth: bool = False) -> Image.Image:
     """[3 or 1, H, W] in 0 … 1 → RGB of `size` (width, height). smooth: bicubic, else each cell is a block."""
-    height, width = size[1], size[0]
+    height = size[1]
+    width = size[0]
     how = {"mode": "bicubic"} if smooth else {"mode": "nearest-exact"}
     return to_image(2 * F.interpolate(x[None].float(), (height, width), **how).expand(1, 3, -1, -1) - 1)
 
@@ -58,16 +59,21 @@ def coded(picture: Image.Image, places: Tensor, height: int, width: int) -> Imag
 
     Each corner has a colour, and the places between them a blend.
     """
-    x, y = places[:, :1], places[:, 1:]
+    x = places[:, :1]
+    y = places[:, 1:]
     weights = (1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y
     blend = sum(weight * corner for weight, corner in zip(weights, CORNERS, strict=True))
     return over(picture, as_picture(blend.T.reshape(3, height, width), picture.size), 0.75)
 
 
 def matches(
-    a: Image.Image, b: Image.Image, places_a: Tensor = NOWHERE, places_b: Tensor = NOWHERE,
-    colours: Sequence[Colour] | None = None, least: int = 384,
-) -> Image.Image:  # fmt: skip
+    a: Image.Image,
+    b: Image.Image,
+    places_a: Tensor = NOWHERE,
+    places_b: Tensor = NOWHERE,
+    colours: Sequence[Colour] | None = None,
+    least: int = 384,
+) -> Image.Image:
     """A and B side by side, with matching places [n, 2] as points of a colour, numbered, and a line between them.
 
     Pictures with a short side of less than `least` pixels are enlarged by a whole factor, pixel by pixel.
@@ -86,7 +92,8 @@ def matches(
     for end, colour in zip(ends, colours, strict=True):
         ImageDraw.Draw(lines).line(end, fill=colour, width=3)
     page = Image.blend(page, lines, 0.6)
-    draw, r = ImageDraw.Draw(page), max(9, least // 32)
+    draw = ImageDraw.Draw(page)
+    r = max(9, least // 32)
     font = ImageFont.load_default(size=1.2 * r)
     for number, (end, colour) in enumerate(zip(ends, colours, strict=True), 1):
         dark = sum(w * c for w, c in zip((0.3, 0.59, 0.11), colour, strict=True)) < 140

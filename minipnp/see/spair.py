@@ -23,7 +23,8 @@ from minipnp.see.match import nearest
 from minipnp.see.sheet import Cell
 
 ALPHA = 0.1
-RIGHT, WRONG = (0, 158, 80), (214, 40, 40)
+RIGHT = (0, 158, 80)
+WRONG = (214, 40, 40)
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,13 @@ def read_pair(path: Path, folder: Path) -> AnnotatedPair:
         left, top, right, bottom = map(float, d["trg_bndbox"])
         pictures = folder / "JPEGImages" / d["category"]
         pair = AnnotatedPair(
-            path.stem, d["category"], pictures / d["src_imname"], pictures / d["trg_imname"], (a, b),
+            path.stem,
+            d["category"],
+            pictures / d["src_imname"],
+            pictures / d["trg_imname"],
+            (a, b),
             max(right - left, bottom - top),
-        )  # fmt: skip
+        )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"{path.name} is not an annotated pair: {type(error).__name__} {error}") from None
     if len(a) != len(b) or not len(a) or not pair.box > 0:
@@ -116,7 +121,12 @@ def score_pairs(
 
     → Scores by the pairs' names; what was skipped, and why; and the first pair of each category, drawn, a row each.
     """
-    pairs, scores, skipped, drawn, looked, numbers = [], {}, [], {}, {}, {}
+    pairs = []
+    scores = {}
+    skipped = []
+    drawn = {}
+    looked = {}
+    numbers = {}
 
     def skip(name: str, error: Exception) -> None:
         failed(explain(error))
@@ -138,7 +148,8 @@ def score_pairs(
         except InputError as error:
             skip(pair.name, error)
             continue
-        a, b = looked[pair.source], looked[pair.target]
+        a = looked[pair.source]
+        b = looked[pair.target]
         start = places(pair.points[0], *a.size)
         found, _ = nearest(a.f, b.f, start, b.size[1], b.size[0])
         score = scores[pair.name] = Score(pair.category, correct(pixels(found, *b.size), pair, alpha))
