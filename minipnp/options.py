@@ -24,7 +24,8 @@ class Form:
 
     says: in words, after "give". take: a value given in Python → the value that the class holds; ValueError or
     TypeError: it is none. read: a text of the command line → a value for `take`. write: a value → as JSON holds it.
-    metavar: what help shows. repeats: the option may be given several times, and its value is all of them.
+    metavar: what help shows. repeats: the option may be given several times, and its value is all of them. files: the
+    files that a value names, whose contents decide on the result too.
     """
 
     says: str
@@ -35,6 +36,7 @@ class Form:
     repeats: bool = False
     choices: tuple[str, ...] = ()
     switch: bool = False
+    files: Callable[[Any], list[str]] = lambda value: []
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Option:
             return None
         try:
             return self.form.take(value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise InputError(f"{self.name} = {value!r}: give {self.form.says}") from None
 
 
@@ -86,6 +88,11 @@ class Options:
         """All values by the options' names, as JSON holds them."""
         values = {o.name: (o.form, getattr(self, o.field)) for o in options_of(type(self))}
         return {name: None if value is None else form.write(value) for name, (form, value) in values.items()}
+
+    def files(self) -> list[str]:
+        """The files that the values name, whose contents decide on the result too."""
+        values = [(o.form, getattr(self, o.field)) for o in options_of(type(self))]
+        return [file for form, value in values if value is not None for file in form.files(value)]
 
 
 @cache
@@ -194,7 +201,7 @@ POSITIVE = number(0.0, says="a number of 0 or more")
 SHARE = number(0.0, 1.0, says="a share from 0 to 1")
 STEPS = whole(1, 999)
 COUNT = whole(0)
-SEED = whole(0, 2**64 - 1, metavar="SEED")
+SEED = replace(whole(0, 2**64 - 1, metavar="SEED"), says="a whole number from 0 to 2^64 - 1")
 LAYERS = Form(
     "decoder layers from 0 to 11, such as 4 or 4-8 or 4,6 or none", _layers, write=text_of_layers, metavar="LAYERS"
 )
@@ -203,7 +210,8 @@ TEXT = Form("a text", _text, metavar="TEXT")
 WORD = Form("a word, or WORD=WORD for the source's and the prompt's", _text, metavar="WORD[=WORD]")
 WORDS = Form("words, each WORD or WORD=WORD", _texts, write=list, metavar="WORD[=WORD]", repeats=True)
 AMOUNTS = Form("WORD=X", _amounts, amount_of_text, write=dict, metavar="WORD=X", repeats=True)
-PATH = Form("a path", lambda value: str(value), metavar="PATH")
+PATH = Form("a path", lambda value: str(value), metavar="PATH", files=lambda value: [value])
+OUTPUT = Form("a path", lambda value: str(value), metavar="PATH")
 
 
 def steps_option() -> Any:

@@ -21,6 +21,11 @@ DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever breaks the way to add a method sees it first."""
+    items.sort(key=lambda item: item.path.name != "test_your_own_method.py")
+
+
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     """‖a − b‖ / ‖b‖."""
     return ((a - b).norm() / b.norm()).item()

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from tools import options_table
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| \d+ \| \[(\S+)\]\((\S+)\) \|", README, re.MULTILINE)
@@ -19,3 +21,7 @@ def test_targets_and_files_named_in_readme_exist():
     assert targets and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links and all((ROOT / link).exists() for link in links), links
+
+
+def test_the_table_of_options_is_that_of_the_code():
+    assert options_table.PLACE.read_text(encoding="utf-8") == options_table.page()

@@ -88,7 +88,7 @@ COMMANDS = {  # by name; {out}: the folder of what they make, {made}: of what th
     "features-times": f"features {CAT} --of f,words --t 981,541,141 --prompt 'a twemoji icon of a cat' --raw",
     "features-noised": f"features {CAT} --noised --seed 3 --t 500 --raw",
     "features-generated": "features --source 'a noto icon of a cat' --steps 20 --t 551 --smooth",
-    "correspond": f"correspond {CAT} {HORSE} --points 100,100 --points 200,150",
+    "correspond": f"correspond {CAT} {HORSE} --points '100,100 200,150'",
     "segment": f"segment {CAT} {HORSE} --parts 3",
     "injection": f"injection {HORSE} {COW} --steps 10",
     "evaluate": "evaluate --limit 2 --steps 10",

@@ -23,7 +23,7 @@ OPTIONS = {
 MEANT_FOR = {
     "translate": set(OPTIONS),
     "sample": {"PROMPT", "OUT", "MODEL", "NEG", "SEED", "STEPS"},
-    "compare": set(OPTIONS) - {"STEPS"},
+    "compare": set(OPTIONS),
     "evaluate": {"OUT", "MODEL", "STEPS"},
     "weights": set(),
     "verify": {"MODEL"},

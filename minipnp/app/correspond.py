@@ -45,7 +45,7 @@ class Matching(Options):
 
 def correspond_options(here: Parser) -> None:
     add_looking_options(here, "A, then B", SHOWS + "; with --pck {category} in it is the pair's")
-    add(here, "--points", "a place of A, in pixels of its file; repeat (default: nine)", POINTS)
+    add(here, "--points", "places of A, in pixels of its file (default: nine)", POINTS)
     add(here, "--pck", "instead of A and B: a folder of annotated pairs, as SPair-71k", PLACE)
     add_options(here, Matching)
     add_model_options(here)
@@ -154,7 +154,7 @@ def pck(given: dict, argv: list[str]) -> int:
         with log.clock("pairs"):
             scores, skipped, shown = spair.score_pairs(files, folder, look, alpha, log.progress, log.failed)
         rows = spair.pck_table(scores.values())
-        for line in as_table(tuple(rows[0]), [tuple(map(spair.shown, row.values())) for row in rows]).splitlines():
+        for line in as_table(tuple(rows[0]), [tuple(map(spair.in_percent, row.values())) for row in rows]).splitlines():
             log.say(line)
         settings = (
             {"folder": folder.name, "split": split, "pairs": len(files), "alpha": alpha}

@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def given(self, argv: Sequence[str]) -> dict[str, object]:
         """The options that were given, by name."""
-        found, rest = self.parse_known_args(argv)
+        found, rest = self.parse_known_intermixed_args(argv)
         if rest:
             self.error(self._unknown(rest[0]))
         return {name: value for name, value in vars(found).items() if value is not None and value != []}
@@ -197,6 +197,10 @@ def _point(text: str) -> tuple[float, float]:
     return x, y
 
 
+def _points(text: str) -> list[tuple[float, float]]:
+    return [_point(part) for part in text.split()]
+
+
 def _times(text: str) -> list[int]:
     return [int(t) for t in text.split(",")]
 
@@ -233,5 +237,5 @@ SAID = Form("a text", same, metavar="TEXT")
 SAID_OFTEN = Form("a text", same, metavar="TEXT", repeats=True)
 PREDICTION = one_of("epsilon", "v")
 ON_OFF = Form("yes or no", same, switch=True)
-POINTS = Form("X,Y in pixels, such as 120,64", same, _point, metavar="X,Y", repeats=True)
+POINTS = Form("places X,Y in pixels, such as '120,64 30,200'", same, _points, metavar="'X,Y …'")
 TIMES = Form("timesteps with commas between them, such as 981,541", same, _times, metavar="T,…")

@@ -34,6 +34,7 @@ def repeat(given: dict, read_options: Callable[[list[str]], dict], run: Callable
     with within(before["cwd"]), threads(before["machine"]["threads"]):
         options = read_options(argv[1:]) | {"out": str(out)}
         options |= {name: given[name] for name in ("device", "quiet") if name in given}
+        options |= one_picture(options, before["settings"])
         files = run(options, argv)
         after = read_run(files[-1])
     report(before, after, log)
@@ -50,6 +51,14 @@ def read_run(place: Path) -> dict:
         raise InputError(f"{place}: cannot be read ({error.strerror or error})") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"{place}: not the run.json of a translation; `minipnp translate` leaves one") from None
+
+
+def one_picture(options: dict, settings: dict) -> dict:
+    """Of a run over a folder, whose run.json this is of one picture: only that."""
+    image = options.get("image") or options.get("image_")
+    if image is None or "picture" not in settings or not Path(image).is_dir():
+        return {}
+    return {"image": str(Path(image) / settings["picture"]), "image_": None}
 
 
 @contextmanager
@@ -78,7 +87,7 @@ def report(before: dict, after: dict, log: Log) -> None:
     """Says whether the pictures are the same, and if not, what else is not."""
     other = [name for name, pixels in after["pictures"].items() if before["pictures"].get(name) != pixels]
     if not other:
-        log.say(f"all {len(after['pictures'])} pictures are the same, pixel by pixel")
+        log.say(f"the same pictures, pixel by pixel: {', '.join(after['pictures'])}")
         return
     log.note(f"not the same as before: {', '.join(other)}")
     for what in ("settings", "versions", "machine"):

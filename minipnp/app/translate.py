@@ -31,6 +31,7 @@ from minipnp.app.results import done_already, picture_of, record, save_results, 
 from minipnp.app.useless import Asked, refuse_useless
 from minipnp.errors import InputError, explain
 from minipnp.files import hub
+from minipnp.files.checksums import sha256
 from minipnp.files.guidance_file import check_guidance, kept_of, open_guidance
 from minipnp.files.images import find_images, fit, psnr, read_image, to_image, to_tensor
 from minipnp.files.names import slug, stem
@@ -113,6 +114,7 @@ class Translation:
     def settings(self) -> dict:
         """What decides the translations, but for the original and the model."""
         about = {"method": self.method.name, "prompts": self.prompts, "negative": self.negative, "like": self.like}
+        about |= {"reconstruct": self.reconstruct, "files_sha256": {file: sha256(file) for file in self.s.files()}}
         inversion = self.inversion.record() | {"inversion_steps": self.inversion.steps_for(self.s.steps)}
         return about | self.s.record() | self.taking.record() | inversion
 
@@ -191,7 +193,8 @@ def plan(given: dict, log: Log) -> Translation:
     if origin == "file":
         file = Path(given["guidance"])
         G, made = open_guidance(file, torch.device("cpu"))
-        like = given.get("like", made["like"])
+        if method.name == "pnp":  # a codebase has its own defaults of Plug-and-Play only
+            like = given.get("like", made["like"])
     advised = advice(given, like)
     values = preset(like, origin == "text") | advised | (made["options"] if made else {}) | given
     s = method.settings.given(values)
@@ -273,17 +276,26 @@ def open_original(job: Translation, sd: StableDiffusion, path: Path | None, log:
     if job.origin == "text":
         with log.clock("guidance"):
             o = Original.from_text(sd, job.source, job.taking, log.progress)
+            check_words(job, o)
             return o, to_image(o.picture(job.s.steps)), {"source": job.source}
     if job.origin == "file":
         G, made = open_guidance(job.guidance, sd.device)
         o = Original.from_guidance(sd, G, job.source, job.taking, job.inversion, log.progress)
+        check_words(job, o)
         return o, to_image(o.picture(job.s.steps)), made["guidance"] | source_of(job)
     with log.clock("inversion"):
         picture = taken(path, sd, job.taking)
         o = Original.from_picture(sd, to_tensor(picture), job.source, job.taking, job.inversion, job.keep, log.progress)
+        check_words(job, o)
         if job.method.guidance is not None:
             job.method.guidance(o, job.s)
     return o, picture, picture_of(path) | source_of(job)
+
+
+def check_words(job: Translation, o: Original) -> None:
+    """Raises InputError, before the long work, for words and files that do not fit."""
+    for prompt in job.prompts:
+        job.method.check(o, prompt, job.s)
 
 
 def source_of(job: Translation) -> dict[str, str]:

@@ -45,6 +45,8 @@ class Run:
         """Why this pair cannot be run, or None."""
         if self.word == "must" and not (pair.word and pair.source):
             return "no word for the object"
+        if self.templates and not pair.source:
+            return "no text for the picture"
         try:
             check_source(METHODS[self.method], self.settings_for(pair, {}), pair.source)
         except InputError:

@@ -38,19 +38,19 @@ def ddim_swap(
     yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), G.x_T, G.levels(s.steps))
 
 
-def inverted(o: Original, s: DDIMSwap) -> Guidance:
+def _inverted(o: Original, s: DDIMSwap) -> Guidance:
     return o.guidance(s.steps, by_source=True)
 
 
-def edit(o: Original, prompt: str, negative: str | None, s: DDIMSwap) -> Steps:
-    return ddim_swap(o.unet, inverted(o, s), o.sd.embed(prompt), o.against(negative), s)
+def _edit(o: Original, prompt: str, negative: str | None, s: DDIMSwap) -> Steps:
+    return ddim_swap(o.unet, _inverted(o, s), o.sd.embed(prompt), o.against(negative), s)
 
 
 METHOD = Method(
     "ddim",
     "DDIM + word swap: invert with the source text, sample with the prompt",
     DDIMSwap,
-    edit,
-    guidance=inverted,
+    _edit,
+    guidance=_inverted,
     needs_source=lambda s: True,
 )

@@ -138,8 +138,17 @@ def masactrl(
         yield t_prev, x
 
 
-def edit(o: Original, prompt: str, negative: str | None, s: MasaCtrl) -> Steps:
-    words = None if s.word is None else word_positions(o.sd.tokenizer, o.source, prompt, s.word)
+def words_of_object(o: Original, prompt: str, s: MasaCtrl) -> WordPositions | None:
+    """Where the object's word stands in both prompts. InputError: it is not in one of them."""
+    return None if s.word is None else word_positions(o.sd.tokenizer, o.source, prompt, s.word)
+
+
+def _check(o: Original, prompt: str, s: MasaCtrl) -> None:
+    words_of_object(o, prompt, s)
+
+
+def _edit(o: Original, prompt: str, negative: str | None, s: MasaCtrl) -> Steps:
+    words = words_of_object(o, prompt, s)
     G = replace(o.guidance(s.steps), texts=torch.cat([o.null, o.text]))
     return masactrl(o.unet, G, o.sd.embed(prompt), o.against(negative), words, replace(s, mask_share=o.share))
 
@@ -148,8 +157,9 @@ METHOD = Method(
     "masactrl",
     "MasaCtrl: the source's keys and values in self-attention",
     MasaCtrl,
-    edit,
+    _edit,
     guidance=lambda o, s: o.guidance(s.steps),
     needs_source=lambda s: s.word is not None,
     uses_source=lambda s: True,
+    check=_check,
 )

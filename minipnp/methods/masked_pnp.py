@@ -151,11 +151,19 @@ def read_mask(o: Original, path: str) -> Tensor:
     return white
 
 
-def edit(o: Original, prompt: str, negative: str | None, s: MaskedPnP) -> Steps:
+def object_of(o: Original, prompt: str, s: MaskedPnP) -> Word | Tensor:
+    """Where the object is, by its word or by the user's mask. InputError: a prompt lacks the word, the mask is none."""
     if s.word is None:
-        where = read_mask(o, s.mask)
-    else:
-        where = Word(o.text, *word_positions(o.sd.tokenizer, o.source, prompt, s.word))
+        return read_mask(o, s.mask)
+    return Word(o.text, *word_positions(o.sd.tokenizer, o.source, prompt, s.word))
+
+
+def _check(o: Original, prompt: str, s: MaskedPnP) -> None:
+    object_of(o, prompt, s)
+
+
+def _edit(o: Original, prompt: str, negative: str | None, s: MaskedPnP) -> Steps:
+    where = object_of(o, prompt, s)
     if s.random_start is not None:
         check_noise(s.steps)
     x_T = None if s.random_start is None else o.noise(s.random_start)
@@ -168,7 +176,8 @@ METHOD = Method(
     "masked-pnp",
     "Plug-and-Play inside a foreground mask",
     MaskedPnP,
-    edit,
+    _edit,
     guidance=lambda o, s: o.guidance(s.steps),
     needs_source=lambda s: s.word is not None,
+    check=_check,
 )

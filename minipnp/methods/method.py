@@ -17,6 +17,10 @@ def never(s: Options) -> bool:
     return False
 
 
+def nothing_to_check(o: Original, prompt: str, s: Options) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Method:
     """An editing method.
@@ -26,6 +30,7 @@ class Method:
     together: does the same for several prompts, a row each, where they share work; else they are run one by one.
     guidance: the denoising of the original that the method reads; None: it reads none, so nothing is inverted.
     needs_source: whether, with these settings, it needs a text for the original; or_else: what may stand in its place.
+    check: looks at words and files of one prompt before the original is inverted; raises InputError.
     uses_source: whether it reads that text where there is one; None: only where it needs it. draws: it draws noise.
     source_scale: the guidance scale of a generated original; None: the edit's own, so that its own text gives it again.
     """
@@ -38,6 +43,7 @@ class Method:
     guidance: Callable[[Original, Any], Guidance] | None = None
     needs_source: Callable[[Any], bool] = never
     or_else: str = ""
+    check: Callable[[Original, str, Any], None] = nothing_to_check
     uses_source: Callable[[Any], bool] | None = None
     draws: bool = False
     source_scale: float | None = None

@@ -78,7 +78,7 @@ class P2P(Options):
     spare: tuple[str, ...] = option((), "and not at this word", WORDS)
     blend_threshold: float = option(0.3, "share of a map's maximum from which a cell is the word's", SHARE)
     blend_start: float = option(0.2, "share of the steps that are not blended", SHARE)
-    as_published: bool = option(False, "align as the authors' code does after words of unequal token counts", SWITCH)
+    as_published: bool = option(False, "as the authors' code has it, where it differs from what is here", SWITCH)
 
     def __post_init__(self):
         super().__post_init__()
@@ -234,23 +234,28 @@ def words_to_edit(o: Original, prompt: str, s: P2P) -> WordEdit:
     return WordEdit(alignment, at(s.weight), shares, blend)
 
 
-def inverted(o: Original, s: P2P) -> Guidance:
+def _inverted(o: Original, s: P2P) -> Guidance:
     return o.guidance(s.steps, by_source=True)
 
 
-def edit(o: Original, prompt: str, negative: str | None, s: P2P) -> Steps:
+def _edit(o: Original, prompt: str, negative: str | None, s: P2P) -> Steps:
     """An inverted picture comes back at any guidance scale only where its own text is the negative prompt too."""
     null = o.text if negative is None and not o.generated else o.against(negative)
     words = words_to_edit(o, prompt, s)
     s = replace(s, self_side=o.share if s.self_side is None else s.self_side)
-    return prompt_to_prompt(o.unet, inverted(o, s), o.text, o.sd.embed(prompt), null, words, s)
+    return prompt_to_prompt(o.unet, _inverted(o, s), o.text, o.sd.embed(prompt), null, words, s)
+
+
+def _check(o: Original, prompt: str, s: P2P) -> None:
+    words_to_edit(o, prompt, s)
 
 
 METHOD = Method(
     "p2p",
     "Prompt-to-Prompt: edits cross-attention maps",
     P2P,
-    edit,
-    guidance=inverted,
+    _edit,
+    guidance=_inverted,
     needs_source=lambda s: True,
+    check=_check,
 )

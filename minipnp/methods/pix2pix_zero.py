@@ -30,13 +30,20 @@ from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
 from minipnp.methods.regularised import Regularisation, gradient
 from minipnp.methods.words import pair_of
-from minipnp.options import PATH, POSITIVE, SWITCH, Form, Options, option, scale_option, steps_option
+from minipnp.options import OUTPUT, PATH, POSITIVE, SWITCH, Form, Options, option, scale_option, steps_option
 from minipnp.slots import Attn, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
 Maps = Mapping[Layer, Attn]
 
 
+def files_of_change(change: str) -> list[str]:
+    return [part for part in change.split("=") if part.endswith(".txt")]
+
+
+CHANGE = Form(
+    "A=B, such as cat=dog, or FILE=FILE with a sentence on each line", str, metavar="A=B", files=files_of_change
+)
 AMOUNT = 0.1  # λ_xa for a picture; GENERATED_AMOUNT for a generated one: both the authors'
 GENERATED_AMOUNT = 0.15
 
@@ -55,14 +62,18 @@ class Pix2PixZero(Options):
     amount: float | None = option(
         None, f"amount λ_xa of cross-attention guidance (default: {AMOUNT}; generated {GENERATED_AMOUNT})", POSITIVE
     )
-    authors: bool = option(False, "as the authors' code has it, where their paper differs", SWITCH, name="as_published")
+    authors: bool = option(
+        False, "as the authors' code has it, where it differs from what is here", SWITCH, name="as_published"
+    )
     change: str | None = option(
         None,
         "the direction, such as cat=dog, or two .txt files of sentences (default: from --source to --prompt)",
-        Form("A=B, such as cat=dog, or FILE=FILE with a sentence on each line", str, metavar="A=B"),
+        Form(
+            "A=B, such as cat=dog, or FILE=FILE with a sentence on each line", str, metavar="A=B", files=files_of_change
+        ),
     )
     direction_file: str | None = option(None, "a direction that was saved", PATH, flag="--direction")
-    save_direction_to: str | None = option(None, "save the direction in this file", PATH, flag="--save-direction")
+    save_direction_to: str | None = option(None, "save the direction in this file", OUTPUT, flag="--save-direction")
     lambda_ac: float = option(Regularisation.lambda_ac, "weight of the inversion's autocorrelation loss", POSITIVE)
     lambda_kl: float = option(Regularisation.lambda_kl, "weight of the inversion's KL loss", POSITIVE)
     gain: float = option(
@@ -143,7 +154,7 @@ def direction_for(o: Original, prompt: str, s: Pix2PixZero) -> Tensor:
     return delta
 
 
-def inverted(o: Original, s: Pix2PixZero) -> Guidance:
+def _inverted(o: Original, s: Pix2PixZero) -> Guidance:
     """The regularised inversion of a picture; a generated original is not inverted."""
     if o.generated:
         return o.guidance(s.steps)
@@ -151,21 +162,26 @@ def inverted(o: Original, s: Pix2PixZero) -> Guidance:
     return o.regularised(s.steps, how)
 
 
-def edit(o: Original, prompt: str, negative: str | None, s: Pix2PixZero) -> Steps:
+def _edit(o: Original, prompt: str, negative: str | None, s: Pix2PixZero) -> Steps:
     """A negative prompt is taken for a generated original only: the inversion of a picture is without guidance."""
     delta = direction_for(o, prompt, s).to(o.sd.device)
     if o.generated and s.amount is None:
         s = replace(s, amount=GENERATED_AMOUNT)
-    return pix2pix_zero(o.unet, inverted(o, s), delta, o.against(negative) if o.generated else None, s)
+    return pix2pix_zero(o.unet, _inverted(o, s), delta, o.against(negative) if o.generated else None, s)
+
+
+def _check(o: Original, prompt: str, s: Pix2PixZero) -> None:
+    direction_for(o, prompt, s)  # some sentences are embedded twice: little beside an inversion
 
 
 METHOD = Method(
     "pix2pix-zero",
     "pix2pix-zero: a direction, held to the source's cross-attention",
     Pix2PixZero,
-    edit,
-    guidance=inverted,
+    _edit,
+    guidance=_inverted,
     needs_source=lambda s: not (s.change or s.direction_file),
+    check=_check,
     or_else=", --change WORD=WORD, or --direction",
     uses_source=lambda s: True,
     draws=True,

@@ -19,7 +19,7 @@ def edit_together(o: Original, prompts: Sequence[str], negative: str | None, s: 
     return plug_and_play(o.unet, o.guidance(s.steps), texts, o.null, against, s, x_T)
 
 
-def edit(o: Original, prompt: str, negative: str | None, s: PnP) -> Steps:
+def _edit(o: Original, prompt: str, negative: str | None, s: PnP) -> Steps:
     return edit_together(o, [prompt], negative, s)
 
 
@@ -27,7 +27,7 @@ METHOD = Method(
     "pnp",
     "Plug-and-Play: layout by features and self-attention",
     PnP,
-    edit,
+    _edit,
     together=edit_together,
     guidance=lambda o, s: o.guidance(s.steps),
     source_scale=GENERATED_SCALE,

@@ -51,10 +51,10 @@ def sdedit(
     yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), x, levels)
 
 
-def edit(o: Original, prompt: str, negative: str | None, s: SDEdit) -> Steps:
+def _edit(o: Original, prompt: str, negative: str | None, s: SDEdit) -> Steps:
     """A generated original began with the noise of its seed, so that of the next is added to it."""
     z = o.noise(o.seed + o.generated)
     return sdedit(o.unet, o.x_0(s.steps), z, o.sd.embed(prompt), o.against(negative), s)
 
 
-METHOD = Method("sdedit", "SDEdit: noise to a strength, denoise with the prompt", SDEdit, edit, draws=True)
+METHOD = Method("sdedit", "SDEdit: noise to a strength, denoise with the prompt", SDEdit, _edit, draws=True)

@@ -48,7 +48,7 @@ def skip_inject(
         yield t_prev, x
 
 
-def edit(o: Original, prompt: str, negative: str | None, s: SkipInject) -> Steps:
+def _edit(o: Original, prompt: str, negative: str | None, s: SkipInject) -> Steps:
     return skip_inject(o.unet, o.guidance(s.steps), o.sd.embed(prompt), o.against(negative), s)
 
 
@@ -56,6 +56,6 @@ METHOD = Method(
     "skip-inject",
     "SkipInject: the source's skip connections into decoder layers 4 and 5",
     SkipInject,
-    edit,
+    _edit,
     guidance=lambda o, s: o.guidance(s.steps),
 )

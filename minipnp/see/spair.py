@@ -183,6 +183,6 @@ def pck_table(scores: Iterable[Score]) -> list[dict]:
     ]
 
 
-def shown(value: str | int | float) -> str:
+def in_percent(value: str | int | float) -> str:
     """An entry of the table: shares in percent."""
     return f"{100 * value:.1f} %" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from conftest import relative
 
 from minipnp.ddim import ALPHA_BAR, CLEAN, guided, invert, pairs, residual, sample, step, timesteps
 from minipnp.errors import InputError
-from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
+from minipnp.guidance import Guidance, Inversion, guidance_from_latent, guidance_from_text, residuals
 from minipnp.pnp import PnP
 from minipnp.slots import Layer, Part, decoder
 
@@ -52,26 +52,48 @@ def test_a_share_of_the_steps_loses_none_to_rounding(tau, steps, n):
     assert inclusive == (0 if n == 0 and tau == 0 else min(n + 1, steps))
 
 
-OUT_OF_RANGE = [
-    {"tau_f": 1.1},
-    {"tau_A": -0.1},
-    {"alpha": 2},
-    {"steps": 1000},
-    {"scale": math.nan},
-    {"alpha_schedule": "x"},
-]
+SHARE, WHOLE, COUNT = "give a share from 0 to 1", "give a whole number from 1 to 999", "give a whole number, 0 or more"
+OUT_OF_RANGE = {
+    PnP: [
+        ({"tau_f": 1.5}, f"tau_f = 1.5: {SHARE}"),
+        ({"tau_A": -0.1}, f"tau_A = -0.1: {SHARE}"),
+        ({"tau_f": math.nan}, f"tau_f = nan: {SHARE}"),
+        ({"tau_f": "0.5"}, f"tau_f = '0.5': {SHARE}"),
+        ({"tau_A": True}, f"tau_A = True: {SHARE}"),
+        ({"alpha": 2}, f"alpha = 2: {SHARE}"),
+        ({"steps": 1000}, f"steps = 1000: {WHOLE}"),
+        ({"steps": 2.5}, f"steps = 2.5: {WHOLE}"),
+        ({"steps": None}, f"steps = None: {WHOLE}"),
+        ({"scale": math.nan}, "scale = nan: give a number"),
+        ({"alpha_schedule": "x"}, "alpha_schedule = 'x': give one of constant, linear, exp"),
+        ({"f_layers": (4, 12)}, "f_layers = (4, 12): give decoder layers from 0 to 11"),
+        ({"f_layers": (Layer(Part.ENCODER, 3),)}, "f_layers: no ResBlock in encoder 3; give decoder layers"),
+        ({"A_layers": (2, 4)}, "A_layers: no self-attention in decoder 2; give from 3 to 11"),
+        ({"random_start": -1}, "random_start = -1: give a whole number from 0 to"),
+    ],
+    Inversion: [
+        ({"steps": 0}, f"inversion_steps = 0: {WHOLE}"),
+        ({"at": "here"}, "inversion_at = 'here': give one of next, current, last"),
+        ({"iterations": -1}, f"fixed_point = -1: {COUNT}"),
+        ({"resample": -1}, f"resample = -1: {COUNT}"),
+        ({"at": "last", "iterations": 0}, "or 'last' with a fixed-point iteration"),
+    ],
+}
 
 
-@pytest.mark.parametrize("setting", OUT_OF_RANGE)
-def test_settings_out_of_range_are_refused(setting):
-    with pytest.raises(InputError, match="give"):
-        PnP(**setting)
+@pytest.mark.parametrize(
+    "settings, values, said", [(settings, *row) for settings, rows in OUT_OF_RANGE.items() for row in rows]
+)
+def test_settings_out_of_range_are_refused(settings, values, said):
+    with pytest.raises(InputError) as caught:
+        settings(**values)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("setting", [{"f_layers": (Layer(Part.ENCODER, 3),)}, {"A_layers": decoder(2)}])
-def test_layers_without_what_is_injected_are_refused(setting):
-    with pytest.raises(InputError, match="to inject in"):
-        PnP(**setting)
+def test_layers_may_be_numbers():
+    assert PnP(f_layers=(4, 7), A_layers=range(4, 12)) == PnP(f_layers=decoder(4, 7))
+    assert PnP(f_layers="4-6", A_layers="none") == PnP(f_layers=decoder(4, 5, 6), A_layers=())
+    assert hash(PnP(f_layers=[4, 7])) == hash(PnP(f_layers=(4, 7)))  # settings know each other: they are kept as keys
 
 
 # ---- the step ----
@@ -89,7 +111,7 @@ def test_a_step_keeps_picture_and_noise_and_changes_their_shares(t, t_next):
 def test_sampling_and_inversion_undo_each_other_where_the_noise_is_known():
     eps = lambda x, t: X.flip(3)  # noqa: E731
     for at in ("next", "current"):
-        *_, (t, x_T) = invert(eps, X, timesteps(50), at)
+        *_, (t, x_T) = invert(eps, X, timesteps(50), at, 0)
         *_, (end, x_0) = sample(eps, x_T, timesteps(50))
         assert (t, end) == (981, CLEAN)
         assert relative(x_0, X) <= 1e-4  # a hundred steps of rounding, enlarged 13 times
@@ -102,10 +124,10 @@ def test_inversion_takes_eps_where_it_says():
         seen.append(t)
         return 0.1 * x
 
-    list(invert(eps, X, timesteps(4), "next"))
+    list(invert(eps, X, timesteps(4), "next", 0))
     assert seen == [1, 251, 501, 751]
     seen.clear()
-    list(invert(eps, X, timesteps(4), "current"))
+    list(invert(eps, X, timesteps(4), "current", 0))
     assert seen == [0, 1, 251, 501]
     seen.clear()
     list(invert(eps, X, timesteps(2), "current", iterations=2))
@@ -114,9 +136,9 @@ def test_inversion_takes_eps_where_it_says():
     list(invert(eps, X, timesteps(4), "last", iterations=1))
     assert seen == [1, 1, 251, 501, 751]
     with pytest.raises(InputError, match="or 'last' with a fixed-point"):
-        list(invert(eps, X, timesteps(2), "last"))
+        list(invert(eps, X, timesteps(2), "last", 0))
     with pytest.raises(InputError, match="'next' or 'current'"):
-        list(invert(eps, X, timesteps(2), "here"))
+        list(invert(eps, X, timesteps(2), "here", 1))
 
 
 def test_fixed_point_iterations_close_the_loop():
@@ -145,13 +167,13 @@ def test_the_last_eps_closes_the_loop_better_than_an_explicit_form_does():
         *_, (_, back) = sample(eps, x, timesteps(steps))
         return relative(back, X)
 
-    ratios = [error(steps, "current") / error(steps, "last", 1) for steps in (20, 50, 100)]
+    ratios = [error(steps, "current", 0) / error(steps, "last", 1) for steps in (20, 50, 100)]
     assert ratios[0] > 2 and ratios == sorted(ratios)
 
 
 def test_the_first_iterate_is_the_form_next():
     eps = lambda x, t: torch.sin(x + t)  # noqa: E731
-    *_, (_, x) = invert(eps, X, [1], "next")
+    *_, (_, x) = invert(eps, X, [1], "next", 0)
     assert torch.equal(x, step(X, eps(X, 1), 0, 1))
 
 
@@ -171,23 +193,57 @@ class CountingNetwork:
 
 def test_the_inversion_ends_where_the_edit_begins():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="next", iterations=0, checks=0))
+    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="next", iterations=0))
     assert len(unet.calls) == 981 and max(unet.calls) == 981
     assert sorted(G.latents) == timesteps(50)[::-1] and G.x_T is G.latents[981] and not G.resampled
-    to_the_end = dict(invert(lambda x, t: CountingNetwork()(x, t, NULL), X, timesteps(999)))
+    to_the_end = dict(invert(lambda x, t: CountingNetwork()(x, t, NULL), X, timesteps(999), "next", 0))
     assert len(to_the_end) == 999 and all(torch.equal(x, to_the_end[t]) for t, x in G.latents.items())
 
 
-def test_the_residual_is_checked_at_a_few_steps():
+def test_the_residual_is_measured_between_neighbouring_levels_of_the_guidance():
+    """At a few of them, evenly, for one evaluation each; written out: what a step up from the level below misses by."""
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 10, Inversion(steps=100, at="next", iterations=0, checks=5))
-    assert len(G.residuals) == 5 and len(unet.calls) == 91 + 5
-    assert all(0 < r < 0.1 for r in G.residuals.values())
+    G = guidance_from_latent(unet, X, NULL, 10, Inversion(steps=100, at="next", iterations=0))
+    inversion = len(unet.calls)
+    found = residuals(unet, G, 5)
+    assert list(found) == [1, 201, 401, 601, 801] == unet.calls[inversion:] and inversion == 91
+    below = {1: (0, G.x_0), 201: (101, G.latents[101]), 801: (701, G.latents[701])}
+    for t, (t_below, x) in below.items():
+        missed = G.latents[t] - step(x, 0.5 * G.latents[t], t_below, t)
+        assert found[t] == pytest.approx((missed.norm() / G.latents[t].norm()).item(), rel=1e-6)
+    assert all(1e-5 < r < 0.1 for r in found.values())
+    for checks, n in ((1, 1), (3, 3), (10, 10), (99, 10)):
+        assert len(residuals(unet, G, checks)) == n
+
+
+def test_the_residual_is_zero_where_sampling_undoes_the_inversion():
+    """Every level was reached with the ε that sampling takes there, under the first of the guidance's texts."""
+    levels, null = timesteps(5), torch.zeros(1, 77, 8)
+    eps = lambda x, t, text: X.flip(3) * (1 + text.mean())  # noqa: E731
+    latents = dict(invert(lambda x, t: eps(x, t, null), X, levels, "next", 0))
+    G = Guidance(latents, latents[801], X, torch.cat([null, null + 1]))
+    assert max(residuals(eps, G, 5).values()) < 1e-6
+    other = Guidance(latents, latents[801], X, torch.cat([null + 1, null]))
+    assert min(residuals(eps, other, 5).values()) > 1e-2
+
+
+def test_a_guidance_serves_fewer_steps_where_it_has_their_levels():
+    G = guidance_from_latent(CountingNetwork(), X, NULL, 10, Inversion())
+    fewer = G.for_steps(5)
+    assert sorted(fewer.latents, reverse=True) == timesteps(5) == [801, 601, 401, 201, 1]
+    assert all(x is G.latents[t] for t, x in fewer.latents.items()) and fewer.x_T is G.latents[801]
+    assert fewer.x_0 is G.x_0 and fewer.texts is G.texts and fewer.levels(5) == timesteps(5)
+    with pytest.raises(InputError, match="made for an edit in 10 steps: give --steps 10"):
+        G.for_steps(4)
+    sampled = guidance_from_text(CountingNetwork(), X, NULL, NULL, 10)
+    assert sampled.for_steps(10).x_T is sampled.x_T
+    with pytest.raises(InputError, match="made for an edit in 10 steps"):
+        sampled.for_steps(5)  # its x_T is of another level
 
 
 def test_levels_that_the_inversion_has_not_are_resampled():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 30, Inversion(steps=50, at="next", iterations=0, checks=0))
+    G = guidance_from_latent(unet, X, NULL, 30, Inversion(steps=50, at="next", iterations=0))
     assert G.resampled and sorted(G.latents) == timesteps(30)[::-1]
     assert max(unet.calls) == 961  # the inversion's level nearest to 958, where the edit begins
     assert G.latents[958] is G.x_T
@@ -195,9 +251,7 @@ def test_levels_that_the_inversion_has_not_are_resampled():
 
 def test_resampling_starts_from_the_last_level_of_the_inversion():
     unet = CountingNetwork()
-    G = guidance_from_latent(
-        unet, X, NULL, 50, Inversion(steps=999, at="current", resample=999, iterations=0, checks=0)
-    )
+    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="current", resample=999, iterations=0))
     assert len(unet.calls) == 999 + 999 and G.resampled
     assert not torch.equal(G.x_T, G.latents[981])
     with pytest.raises(InputError, match="misses levels"):

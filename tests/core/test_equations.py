@@ -114,12 +114,12 @@ def test_algorithm_1(golden_unet, inputs):
     n, w, tau_f, tau_A = 5, 3.0, 0.8, 0.4
     null, P = inputs["null"], inputs["text"]
 
-    *_, (_, x_G) = invert(lambda x, t: golden_unet(x, t, null), inputs["x"], timesteps(n))
+    *_, (_, x_G) = invert(lambda x, t: golden_unet(x, t, null), inputs["x"], timesteps(n), "next", 0)
     x = x_G
     for i, (t, t_prev) in enumerate(pairs(timesteps(n))):
-        z_G, (f, A, _) = golden_unet.tap(x_G, t, null, Tap(f=decoder(4), q=LAYERS, k=LAYERS))
+        z_G, taken = golden_unet.tap(x_G, t, null, Tap(f=decoder(4), q=LAYERS, k=LAYERS))
         x_G = step(x_G, z_G, t, t_prev)
-        put = Features(f if i < tau_f * n else {}, A if i < tau_A * n else {})
+        put = Features(taken.f if i < tau_f * n else {}, taken.A if i < tau_A * n else {})
         z = w * golden_unet(x, t, P, put) + (1 - w) * golden_unet(x, t, null, put)
         x = step(x, z, t, t_prev)
 

@@ -25,7 +25,7 @@ def test_pnp_diffusers_at_every_step(golden_unet, golden, name, steps):
     d = golden(f"pnp_diffusers_{name}")
     null = d["embed.empty"]
     with torch.no_grad():
-        inverted = dict(invert(lambda x, t: golden_unet(x, t, null), d["z0"], timesteps(steps)))
+        inverted = dict(invert(lambda x, t: golden_unet(x, t, null), d["z0"], timesteps(steps), "next", 0))
         G = guidance_from_latent(golden_unet, d["z0"], null, 10, Inversion(steps=steps, at="next", iterations=0))
     assert sorted(inverted) == d["inv.timesteps"].tolist()
     stored = {int(t): d[f"inv.latent.{i}"] for i, t in enumerate(d["inv.timesteps"]) if f"inv.latent.{i}" in d}
@@ -106,11 +106,11 @@ def test_plug_and_play_source_features(golden_unet, golden):
         G = guidance_from_text(golden_unet, d["generated.x_T"], d["embed.source"], d["embed.empty"], 10, 5.0, both=True)
         t = timesteps(10)[2]
         tap = Tap(f=decoder(4), q=decoder(5), k=decoder(5))
-        _, (f, A, _) = golden_unet.tap(G.latents[t], t, G.texts, tap, stop=True)
+        _, taken = golden_unet.tap(G.latents[t], t, G.texts, tap, stop=True)
     (layer4,), (layer5,) = decoder(4), decoder(5)
-    assert relative(f[layer4], d["generated.source.step2.out_layers_4"]) <= TOLERANCE
-    assert relative(A[layer5].q.flatten(0, 1), d["generated.source.step2.q_5"]) <= TOLERANCE
-    assert relative(A[layer5].k.flatten(0, 1), d["generated.source.step2.k_5"]) <= TOLERANCE
+    assert relative(taken.f[layer4], d["generated.source.step2.out_layers_4"]) <= TOLERANCE
+    assert relative(taken.A[layer5].q.flatten(0, 1), d["generated.source.step2.q_5"]) <= TOLERANCE
+    assert relative(taken.A[layer5].k.flatten(0, 1), d["generated.source.step2.k_5"]) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def real(golden_unet, golden):
     """999 inversion steps that take ε at the current latent; the source resampled in 10 and in 100 steps."""
     d = golden("plug_and_play")
     with torch.no_grad():
-        how = Inversion(steps=999, at="current", resample=10, iterations=0, checks=0)
+        how = Inversion(steps=999, at="current", resample=10, iterations=0)
         real = guidance_from_latent(golden_unet, d["real.z0"], d["embed.empty"], 10, how)
         eps = lambda x, t: golden_unet(x, t, d["embed.empty"])  # noqa: E731
         kept = {100: real.x_T}  # the same inversion, not computed twice
@@ -147,6 +147,6 @@ def test_plug_and_play_inversion_at_the_current_latent(golden_unet, golden):
     d = golden("plug_and_play")
     levels = [37 * (i + 1) for i in reversed(range(27))]
     with torch.no_grad():
-        z = dict(invert(lambda x, t: golden_unet(x, t, d["embed.empty"]), d["real.z0"], levels, at="current"))
+        z = dict(invert(lambda x, t: golden_unet(x, t, d["embed.empty"]), d["real.z0"], levels, "current", 0))
     for i in (0, 1, 2, 13, 26):
         assert relative(z[37 * (i + 1)], d[f"real.encode27.latent.{i}"]) <= TOLERANCE

@@ -30,7 +30,7 @@ from minipnp.layers import Attention, FeedForward, ResBlock, Transformer, Upsamp
 from minipnp.model import Source
 from minipnp.slots import Features, Tap, decoder
 from minipnp.text import Block, TextEncoder
-from minipnp.unet import TABLE, UNet
+from minipnp.unet import TABLE, Pass, UNet
 from minipnp.vae import VAE, SpatialAttention
 from minipnp.weights import NETWORKS, UNET_EMA, published_name
 from minipnp.weights import UNET as UNET_NAMES
@@ -173,7 +173,7 @@ def test_row(unets, layer):
     for stage, call in STAGES.items():
         if f"{prefix}.{stage}" in theirs:
             expected = call(theirs[f"{prefix}.{stage}"], expected, time, context)
-    same(str(layer), row(x, time, context, Features(), Tap(), Features({}, {}, {}), stop=False), expected)
+    same(str(layer), row(x, Pass(time, context, Features(), Tap(), Features())), expected)
 
 
 STAGES = {  # of a row, in the order of execution; how the published layers are called
@@ -445,18 +445,18 @@ def test_the_authors_unet(golden_unet, golden, tag):
     layers, compared = decoder(*range(12)), set()
     tap = Tap(f=decoder(4), q=layers[4:], k=layers[4:])
     for t in (981, 401, 1):
-        z, (f, A, _) = golden_unet.tap(x, t, context, tap)
+        z, taken = golden_unet.tap(x, t, context, tap)
         for key in (key for key in d if key.startswith(f"{tag}.t{t}.")):
             what = key.rpartition(".")[2]
             if what == "eps":
                 value = z
             elif what == "f_up1_res1":
-                value = f[layers[4]]
+                value = taken.f[layers[4]]
             elif what == "out_up1_res1":
                 continue  # after the skip connection: what f becomes, not what is injected
             else:
                 quantity, layer = re.fullmatch(r"([qk])_layer(\d+)", what).groups()
-                value = rearrange(getattr(A[layers[int(layer)]], quantity), "b heads n d -> b n (heads d)")
+                value = rearrange(getattr(taken.A[layers[int(layer)]], quantity), "b heads n d -> b n (heads d)")
                 value = value[: len(d[key])]  # of layers 7 to 11 only the first row is stored
             same(key, value, d[key])
             compared.add(what)

@@ -10,6 +10,7 @@ from minipnp.ddim import guided, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.files.images import fit, read_image, to_tensor
 from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
+from minipnp.pipeline import Sampling
 from minipnp.pnp import PnP, plug_and_play
 
 BUNDLED = Path(__file__).resolve().parents[2] / "weights/bundled"
@@ -39,7 +40,7 @@ def last(steps):
 
 
 def test_draw_is_guided_sampling(sd):
-    got = minipnp.draw(sd, PROMPT, seed=3, steps=STEPS, scale=4.0, negative=NEGATIVE, height=64, width=128)
+    got = minipnp.draw(sd, PROMPT, Sampling(seed=3, steps=STEPS, scale=4.0, height=64, width=128), NEGATIVE)
     text, against, x_T = sd.embed(PROMPT), sd.embed(NEGATIVE), sd.noise(16, 32, 3)
     with torch.no_grad():
         steps = sample(lambda x, t: guided(sd.unet, x, t, text, against, 4.0), x_T, timesteps(STEPS))
@@ -69,8 +70,8 @@ def test_the_guidance_of_a_text_is_sampled_under_it(sd, both):
 
 @pytest.mark.parametrize("negative, seed", [(None, None), (NEGATIVE, None), (NEGATIVE, 9)])
 def test_translate_is_plug_and_play(sd, G, negative, seed):
-    s = PnP(steps=STEPS, scale=3.0)
-    got = minipnp.translate(sd, G, [PROMPT, "a cat"], negative, s, random_start=seed)
+    s = PnP(steps=STEPS, scale=3.0, random_start=seed)
+    got = minipnp.translate(sd, G, [PROMPT, "a cat"], negative, s)
     texts, against = [sd.embed(PROMPT), sd.embed("a cat")], None if negative is None else sd.embed(negative)
     x_T = None if seed is None else sd.noise(16, 16, seed)
     with torch.no_grad():
@@ -87,10 +88,12 @@ def test_reconstruct_is_sampling_from_where_the_inversion_ended(sd, G):
 
 def test_sizes_and_steps_that_cannot_be_are_refused(sd, picture, G):
     with pytest.raises(InputError, match="multiples of 32"):
-        minipnp.draw(sd, PROMPT, height=72, steps=STEPS)
+        minipnp.draw(sd, PROMPT, Sampling(height=72, steps=STEPS))
     with pytest.raises(InputError, match="multiples of 32"):
         minipnp.guidance_from_picture(sd, picture[..., :40], STEPS)
     with pytest.raises(InputError, match="600 steps begin at t = 600"):
-        minipnp.draw(sd, PROMPT, steps=600)
+        minipnp.draw(sd, PROMPT, Sampling(steps=600))
+    with pytest.raises(InputError, match="600 steps begin at t = 600"):
+        minipnp.translate(sd, G, [PROMPT], settings=PnP(steps=600, random_start=1))
     with pytest.raises(InputError, match="made for an edit in 2 steps"):
         minipnp.translate(sd, G, [PROMPT], settings=PnP(steps=3))

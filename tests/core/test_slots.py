@@ -25,7 +25,8 @@ from minipnp.unet import ATTENTIONS, TABLE, UNet
 CLOSE = 1e-5
 (L4,), (L5,) = decoder(4), decoder(5)
 RESBLOCKS = tuple(layer for layer, row in TABLE.items() if "R" in row.what)
-EVERYTHING = Tap(f=RESBLOCKS, q=ATTENTIONS, k=ATTENTIONS, v=ATTENTIONS, A=ATTENTIONS, M=ATTENTIONS)
+SKIPS = decoder(*range(12))
+EVERYTHING = Tap(f=RESBLOCKS, q=ATTENTIONS, k=ATTENTIONS, v=ATTENTIONS, A=ATTENTIONS, M=ATTENTIONS, s=SKIPS)
 
 
 class Broken(nn.Module):
@@ -85,20 +86,20 @@ def test_an_edit_that_injects_nothing_is_guided_sampling_to_the_bit(golden_unet,
     assert torch.equal(x, plain)
 
 
-@pytest.mark.parametrize("kind", ["f", "q", "k", "v", "A", "M"])
+@pytest.mark.parametrize("kind", ["f", "q", "k", "v", "A", "M", "s"])
 def test_a_tap_does_not_change_the_output_by_a_bit(golden_unet, inputs, run, kind):
-    layers = RESBLOCKS if kind == "f" else ATTENTIONS
+    layers = {"f": RESBLOCKS, "s": SKIPS}.get(kind, ATTENTIONS)
     with torch.no_grad():
         z, taken = golden_unet.tap(inputs["x"], 501, inputs["text"], Tap(**{kind: layers}))
     assert torch.equal(z, run())
-    got = {"f": taken.f, "M": taken.M}.get(kind, taken.A)
+    got = {"f": taken.f, "M": taken.M, "s": taken.s}.get(kind, taken.A)
     assert set(got) == set(layers)
 
 
 def test_a_tap_holds_only_what_was_asked_for(golden_unet, inputs):
     with torch.no_grad():
         _, taken = golden_unet.tap(inputs["x"], 501, inputs["text"], Tap(q=[L4]))
-    assert not taken.f and not taken.M
+    assert not taken.f and not taken.M and not taken.s
     assert taken.A[L4].q is not None and taken.A[L4].k is taken.A[L4].v is taken.A[L4].map is None
 
 
@@ -110,6 +111,8 @@ OWN = {
     "M": lambda own: Features(M=only(own.M, "map")),
     "q, k, v of M": lambda own: Features(M=only(own.M, "q", "k", "v")),
     "f, q, k": lambda own: Features(own.f, only(own.A, "q", "k")),
+    "s": lambda own: Features(s=own.s),
+    "f, q, k, s": lambda own: Features(own.f, only(own.A, "q", "k"), s=own.s),
 }
 
 
@@ -158,29 +161,102 @@ def test_an_injected_quantity_is_not_computed(names):
     assert relative(got, expected) <= CLOSE
 
 
-def test_stop_gives_the_same_and_ends_there(golden_unet, inputs):
+def test_stop_gives_the_same_and_ends_with_the_row(golden_unet, inputs):
+    """No row after that of the last feature runs, nor what comes after all rows."""
     layers = decoder(*range(4, 9))
     tap, unet = Tap(f=decoder(4), q=layers, k=layers), copy.deepcopy(golden_unet)
     with torch.no_grad():
-        _, whole = unet.tap(inputs["x"], 501, inputs["text"], tap)
-        unet.decoder[8].transformer.cross_attn = unet.decoder[8].transformer.self_attn.v = unet.decoder[9] = Broken()
+        _, whole = unet.tap(inputs["x"], 501, inputs["text"], replace(tap, s=decoder(4)))
+        for row in range(9, 12):
+            unet.decoder[row] = Broken()
+        unet.norm_out = unet.conv_out.forward = Broken()
         z, part = unet.tap(inputs["x"], 501, inputs["text"], tap, stop=True)
-        unet.decoder[4].transformer = Broken()
+        unet.decoder[5] = Broken()
         _, only_f = unet.tap(inputs["x"], 501, inputs["text"], Tap(f=decoder(4)), stop=True)
+        _, only_s = unet.tap(inputs["x"], 501, inputs["text"], Tap(s=decoder(4)), stop=True)
     assert z is None
     assert torch.equal(part.f[L4], whole.f[L4]) and torch.equal(only_f.f[L4], whole.f[L4])
+    assert torch.equal(only_s.s[L4], whole.s[L4])
     for layer in layers:
         assert torch.equal(part.A[layer].q, whole.A[layer].q) and torch.equal(part.A[layer].k, whole.A[layer].k)
 
 
 @pytest.mark.parametrize("kind", ["v", "A", "M"])
 def test_stop_does_not_cut_off_what_is_asked_for(golden_unet, inputs, kind):
+    """They come later in the row than q."""
     with torch.no_grad():
         whole = golden_unet.tap(inputs["x"], 501, inputs["text"], EVERYTHING)[1]
         part = golden_unet.tap(inputs["x"], 501, inputs["text"], Tap(q=[L4], **{kind: [L4]}), stop=True)[1]
     name = {"v": "v", "A": "map", "M": "map"}[kind]
     got, expected = ((taken.M if kind == "M" else taken.A)[L4] for taken in (part, whole))
     assert torch.equal(getattr(got, name), getattr(expected, name))
+
+
+# ---- skip connections ----
+
+
+def test_the_skip_connection_of_a_decoder_row_is_the_output_of_the_encoder_row_beside_it(golden_unet, inputs, run):
+    out = {}
+    hooks = [
+        row.register_forward_hook(lambda row, args, h: out.update({row.layer.row: h})) for row in golden_unet.encoder
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    assert [layer.row for layer in run.own.s] == list(range(12))
+    assert all(torch.equal(s, out[11 - layer.row]) for layer, s in run.own.s.items())
+
+
+def test_a_passes_own_skip_connections_change_no_bit(run):
+    assert torch.equal(run(Features(s=run.own.s)), run())
+    for layer in SKIPS:
+        assert torch.equal(run(Features(s={layer: run.own.s[layer]})), run())
+
+
+@pytest.mark.parametrize("layer", SKIPS, ids=str)
+def test_another_skip_connection_is_used_and_reaches_the_rows_after_it_only(golden_unet, inputs, run, layer):
+    other = Features(s={layer: run.guidance.s[layer]})
+    with torch.no_grad():
+        z, taken = golden_unet.tap(inputs["x"], 501, inputs["text"], EVERYTHING, other)
+    assert relative(z, run()) > 1e-3
+    assert taken.s[layer] is other.s[layer]  # what is tapped is what was used
+    assert all(torch.equal(taken.s[at], run.own.s[at]) for at in SKIPS if at != layer)  # the encoder ran before
+    same = {at: torch.equal(f, run.own.f[at]) for at, f in taken.f.items()}
+    assert same == {at: at < layer for at in RESBLOCKS}
+
+
+def test_one_skip_connection_serves_all_branches(golden_unet, inputs, run):
+    texts = torch.cat([inputs["null"], inputs["text"], inputs["text"].flip(1)])
+    one = {layer: run.guidance.s[layer] for layer in decoder(0, 4, 5, 11)}
+    each = {layer: s.repeat(3, 1, 1, 1) for layer, s in one.items()}
+    with torch.no_grad():
+        got = golden_unet(inputs["x"], 501, texts, Features(s=one))
+        assert torch.equal(got, golden_unet(inputs["x"], 501, texts, Features(s=each)))
+        for i, text in enumerate(texts):
+            assert relative(got[i : i + 1], golden_unet(inputs["x"], 501, text[None], Features(s=one))) <= CLOSE
+
+
+def test_skip_connections_of_several_rows_go_to_their_branches(golden_unet, inputs):
+    texts = torch.cat([inputs["null"], inputs["text"]])
+    with torch.no_grad():
+        _, both = golden_unet.tap(inputs["x"].flip(3), 501, texts, Tap(s=decoder(4, 5)))
+        assert both.rows([-1, 0]).s[L4].shape[0] == 2 and torch.equal(both.rows([-1, 0]).s[L4], both.s[L4].flip(0))
+        z = golden_unet(inputs["x"], 501, texts, both.rows([-1, 0]))
+        for row, source in enumerate([1, 0]):
+            alone = golden_unet(inputs["x"], 501, texts[row : row + 1], both.rows([source]))
+            assert relative(z[row : row + 1], alone) <= CLOSE
+        assert relative(z, golden_unet(inputs["x"], 501, texts, both)) > 1e-4
+    single = Features(s={L4: both.s[L4][:1]})
+    assert single.rows([-1, 0]).s[L4] is single.s[L4]  # one for all stays one
+
+
+def test_guidance_keeps_skip_connections(golden_unet, inputs, run):
+    """`ddim.guided` gives both branches what is injected."""
+    put = Features(s={L4: run.guidance.s[L4]})
+    with torch.no_grad():
+        got = guided(golden_unet, inputs["x"], 501, inputs["text"], inputs["null"], 3.0, inject=put)
+    assert relative(got, 3 * run(put) - 2 * run(put, inputs["null"])) <= CLOSE
+    assert relative(got, 3 * run() - 2 * run(text=inputs["null"])) > 1e-3
 
 
 # ---- edit, mask ----

@@ -23,6 +23,7 @@ from minipnp.machine.low_memory import OVERLAP, TILE, LowMemory, decode_in_tiles
 from minipnp.machine.shared_softmax import attend_once, share_softmax
 from minipnp.machine.speed import compile_blocks, suit
 from minipnp.machine.upsampling import FoldedUpsample, unfold
+from minipnp.pipeline import Sampling
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features, Tap, decoder
 from minipnp.unet import UNet
@@ -30,8 +31,7 @@ from minipnp.unet import UNet
 ROOT = Path(__file__).resolve().parents[2]
 EDIT = PnP(steps=5, tau_f=0.8, tau_A=0.4)
 OPTIONS = {  # under which kept features are those of the edit's own passes
-    "with checks": Inversion(steps=5, at="current", iterations=0, checks=5),
-    "without checks": Inversion(steps=5, at="current", iterations=0, checks=0),
+    "the edit's levels": Inversion(steps=5, at="current", iterations=0),
     "fixed point": Inversion(steps=5, at="current", iterations=1),
     "more levels": Inversion(steps=10, at="current", iterations=0),
     "resampled": Inversion(steps=10, at="next", iterations=0, resample=5),
@@ -72,13 +72,14 @@ def calls(monkeypatch):
 @pytest.mark.parametrize("how", OPTIONS.values(), ids=OPTIONS)
 def test_kept_features_make_the_same_picture_to_the_bit(golden_unet, inputs, guide, how):
     plain, keeping = guide(how), guide(how, EDIT.taps())
-    assert keeping.x_T.equal(plain.x_T) and keeping.residuals == plain.residuals and not plain.features
+    assert keeping.x_T.equal(plain.x_T) and not plain.features
+    assert all(torch.equal(keeping.latents[t], x) for t, x in plain.latents.items())
     assert sorted(keeping.features) == sorted(EDIT.taps())
     assert torch.equal(edited(golden_unet, inputs, keeping), edited(golden_unet, inputs, plain))
 
 
 def test_with_kept_features_the_edit_has_no_pass_of_its_own_for_the_guidance(golden_unet, inputs, guide, calls):
-    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    how = Inversion(steps=5, at="current", iterations=0)
     keeping, inversion = guide(how, EDIT.taps()), len(calls)
     assert inversion == 5 + 1  # five steps, and the last level
     edited(golden_unet, inputs, keeping)
@@ -86,20 +87,6 @@ def test_with_kept_features_the_edit_has_no_pass_of_its_own_for_the_guidance(gol
     plain, before = guide(how), len(calls)
     edited(golden_unet, inputs, plain)
     assert calls[before:] == [(1, True), (2, False)] * 4 + [(2, False)]  # past both thresholds: none either
-
-
-def test_checks_of_the_inversion_cost_nothing_but_the_last(guide, calls):
-    G = guide(Inversion(steps=5, at="current", iterations=0, checks=5))
-    assert len(G.residuals) == 5 and len(calls) == 5 + 1
-
-
-@pytest.mark.parametrize("at, iterations", [("next", 0), ("last", 1)])
-def test_checks_do_not_decide_what_is_kept(guide, at, iterations):
-    with_checks, without = (guide(Inversion(5, at, iterations, checks=n), EDIT.taps()).features for n in (5, 0))
-    assert with_checks.keys() == without.keys()
-    for t, features in without.items():
-        assert all(torch.equal(f, with_checks[t].f[layer]) for layer, f in features.f.items())
-        assert all(torch.equal(a.q, with_checks[t].A[layer].q) for layer, a in features.A.items())
 
 
 def test_features_kept_at_the_iterate_before_are_near(golden_unet, inputs, guide):
@@ -119,7 +106,7 @@ def test_features_kept_at_the_iterate_before_are_near(golden_unet, inputs, guide
 
 def test_what_was_not_kept_is_computed(golden_unet, inputs, guide):
     """Features for other thresholds or layers: those that are there are used, the edit is the same as without."""
-    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    how = Inversion(steps=5, at="current", iterations=0)
     for s in (replace(EDIT, tau_A=0.8), replace(EDIT, f_layers=decoder(3, 4)), replace(EDIT, tau_f=0.2, tau_A=0.0)):
         assert torch.equal(
             edited(golden_unet, inputs, guide(how, EDIT.taps()), s), edited(golden_unet, inputs, guide(how), s)
@@ -134,6 +121,11 @@ def test_only():
     got = features.only(Tap(q=[L5], k=[L5]))
     assert not got.f and got.A[L5].k is features.A[L5].k
     assert features.only(Tap(f=[L5])) is None and features.only(Tap(q=[L4], k=[L4])) is None
+    assert features.only(Tap(s=[L4])) is None and Features(s={L5: x}).only(Tap(s=[L4])) is None
+    more = features._replace(s={L4: x + 2, L5: x + 3})
+    assert more.only(Tap(s=[L5])) == Features(s={L5: x + 3})
+    assert more.only(Tap(f=[L4], s=[L4])) == Features({L4: x}, s={L4: x + 2})
+    assert not more.only(Tap(f=[L4])).s and more.only(Tap(f=[L5], s=[L5])) is None
 
 
 @pytest.mark.parametrize("place", ["device", "memory", "disk", "not beside"])
@@ -141,7 +133,7 @@ def test_features_are_the_same_wherever_they_are_kept(golden_unet, inputs, guide
     room = cycle({"device": [2**40], "memory": [0, 2**40], "disk": [0], "not beside": [2**40]}[place])
     monkeypatch.setattr(kept, "free_memory", lambda device: next(room))
     store, place = Kept(torch.device("cpu"), 4, place != "not beside"), place.replace("not beside", "memory")
-    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    how = Inversion(steps=5, at="current", iterations=0)
     G = guide(how, EDIT.taps(), store)
     assert store.place == place and G.features is store and len(store) == 4
     with monkeypatch.context() as patch:
@@ -157,6 +149,41 @@ def test_features_are_the_same_wherever_they_are_kept(golden_unet, inputs, guide
         assert not folder.exists()
 
 
+@pytest.mark.parametrize("place", ["device", "memory", "disk"])
+def test_all_kinds_of_features_come_back_from_where_they_are_kept(golden_unet, inputs, monkeypatch, place):
+    """f, q and k, and the skip connections s, each to the bit and by its layer; what only one kind has stays so."""
+    tap = Tap(f=decoder(4), q=decoder(5, 6), k=decoder(6), s=decoder(0, 4, 5))
+    with torch.no_grad():
+        _, taken = golden_unet.tap(inputs["x"], 501, inputs["null"], tap)
+        _, only_s = golden_unet.tap(inputs["x"], 1, inputs["null"], Tap(s=decoder(4)))
+    room = cycle({"device": [2**40], "memory": [0, 2**40], "disk": [0]}[place])
+    monkeypatch.setattr(kept, "free_memory", lambda device: next(room))
+    store = Kept(torch.device("cpu"), 2)
+    store[501], store[1] = taken, only_s
+    assert store.place == place
+    for got, expected in ((store[501], taken), (store[1], only_s)):
+        assert got.f.keys() == expected.f.keys() and got.s.keys() == expected.s.keys()
+        assert got.A.keys() == expected.A.keys() and not got.M
+        assert all(torch.equal(got.f[layer], f) for layer, f in expected.f.items())
+        assert all(torch.equal(got.s[layer], s) for layer, s in expected.s.items())
+        for layer, a in expected.A.items():
+            for x, y in ((got.A[layer].q, a.q), (got.A[layer].k, a.k)):
+                assert (x is None and y is None) or torch.equal(x, y)
+    with torch.no_grad():
+        z = golden_unet(inputs["x"], 501, inputs["text"], store[501]._replace(A={}))
+        assert torch.equal(z, golden_unet(inputs["x"], 501, inputs["text"], taken._replace(A={})))
+
+
+def test_kept_skip_connections_serve_an_edit(golden_unet, inputs, guide):
+    """Stored while inverting, they are those of a pass at the guidance's own latents."""
+    wanted = {t: Tap(s=decoder(4, 5)) for t in EDIT.taps()}
+    G = guide(Inversion(steps=5, at="current", iterations=0), wanted)
+    for t, tap in wanted.items():
+        with torch.no_grad():
+            _, taken = golden_unet.tap(G.latents[t], t, inputs["null"], tap, stop=True)
+        assert all(torch.equal(G.features[t].only(tap).s[layer], s) for layer, s in taken.s.items())
+
+
 def test_the_first_place_with_room_for_all(monkeypatch):
     features = Features({decoder(4)[0]: torch.zeros(1, 1, 25, 10)})  # 1000 bytes
     monkeypatch.setattr(kept, "free_memory", lambda device: 20_000)
@@ -168,7 +195,7 @@ def test_the_first_place_with_room_for_all(monkeypatch):
 
 def test_the_place_is_chosen_again_for_the_first_level_with_q_and_k(golden_unet, inputs, guide, monkeypatch):
     """An inversion begins with levels of f alone: room for as many of those is not room for all."""
-    how = Inversion(steps=5, at="current", iterations=0, checks=0)
+    how = Inversion(steps=5, at="current", iterations=0)
     sizes = [sum(x.nbytes for x in kept.flat(f).values()) for f in guide(how, EDIT.taps()).features.values()]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] / 2  # in the order in which they come
     monkeypatch.setattr(kept, "free_memory", lambda device: 2 * 4 * sizes[0])
@@ -290,8 +317,8 @@ def bundled():
 def test_low_memory_draws_the_same_with_one_network_on_the_device(bundled, monkeypatch):
     sd = minipnp.load(ROOT / "weights/bundled", device="cpu", low_memory=True)
     assert isinstance(sd, LowMemory) and not sd.keeper(1).beside and bundled.keeper(1).beside
-    draw = dict(prompt="a flat icon of a cow", steps=2, seed=1)
-    expected = minipnp.draw(bundled, **draw)
+    what = "a flat icon of a cow", Sampling(steps=2, seed=1)
+    expected = minipnp.draw(bundled, *what)
     moves, move = [], torch.nn.Module.to
     names = {id(sd.unet): "unet", id(sd.vae): "vae", id(sd.text_encoder): "text"}
     monkeypatch.setattr(
@@ -299,7 +326,7 @@ def test_low_memory_draws_the_same_with_one_network_on_the_device(bundled, monke
     )
     monkeypatch.setattr(sd.unet, "forward", lambda *a, f=sd.unet.forward: moves.append("evaluated") or f(*a))
     object.__setattr__(sd, "device", torch.device("cpu", 0))  # told from where the others rest
-    assert torch.equal(minipnp.draw(sd, **draw), expected)
+    assert torch.equal(minipnp.draw(sd, *what), expected)
     turns = [[("unet", "cpu"), (name, "cpu:0"), (name, "cpu"), ("unet", "cpu:0")] for name in ("text", "text", "vae")]
     assert moves == [*turns[0], *turns[1], "evaluated", "evaluated", *turns[2]]
 

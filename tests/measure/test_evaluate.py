@@ -20,14 +20,23 @@ from PIL import Image
 from stand_ins import TINY, refused, save_components
 
 from minipnp import load
-from minipnp.app import options as cli
+from minipnp.app import cli
 from minipnp.app.log import Log
 from minipnp.app.models import identity
 from minipnp.guidance import Inversion
 from minipnp.measure import benchmarks, records, report
 from minipnp.measure.evaluation import RECONSTRUCTION, Plan, carry_out
 from minipnp.measure.metrics import Metrics
-from minipnp.measure.runs import RUNS
+from minipnp.measure.runs import COMPARED, EVALUATED, RUNS, check_runs, seed_of
+from minipnp.methods.ddim_swap import DDIMSwap
+from minipnp.methods.masactrl import MasaCtrl
+from minipnp.methods.masked_pnp import MaskedPnP
+from minipnp.methods.p2p import P2P
+from minipnp.methods.pix2pix_zero import Pix2PixZero
+from minipnp.methods.registry import METHODS
+from minipnp.methods.sdedit import STRENGTHS, SDEdit
+from minipnp.methods.skip_inject import SkipInject
+from minipnp.pnp import PnP
 from minipnp.weights import NETWORKS
 from tools.experiments import __main__ as experiments
 from tools.experiments import thresholds
@@ -80,9 +89,7 @@ def measures() -> Metrics:
 
 def plan(folder, methods=QUICK, **options) -> Plan:
     about = {"weights": "tiny"}
-    return Plan(
-        benchmarks.read_benchmark(str(folder)), methods, measures(), about, Inversion(steps=4, checks=0), 2, **options
-    )
+    return Plan(benchmarks.read_benchmark(str(folder)), methods, measures(), about, Inversion(steps=4), 2, **options)
 
 
 def lines_of(place: Path) -> list[dict]:
@@ -230,7 +237,7 @@ def test_what_is_done_is_not_done_again_and_other_settings_are(sd, folder, tmp_p
         replace(plan(folder, one), steps=4),
         replace(plan(folder, one), metrics=Metrics(measures().measures, {"clip": "another"})),
         replace(plan(folder, one), metrics=Metrics({}, measures().weights)),
-        replace(plan(folder, one), inversion=Inversion(steps=2, checks=0)),
+        replace(plan(folder, one), inversion=Inversion(steps=2)),
     ]  # fmt: skip
     for other in others:
         assert not base & {job.key for jobs in other.jobs.values() for job in jobs}
@@ -272,11 +279,11 @@ def test_a_broken_picture_is_said_skipped_counted_and_tried_again(sd, folder, un
 
 def test_every_method_runs_and_none_is_another(sd, folder, tmp_path):
     b = benchmarks.read_benchmark(str(folder))
-    p = replace(plan(folder, tuple(RUNS)), benchmark=replace(b, pairs=b.pairs[:1]), inversion=Inversion(), steps=6)
+    p = replace(plan(folder, EVALUATED), benchmark=replace(b, pairs=b.pairs[:1]), inversion=Inversion(), steps=6)
     carry_out(p, sd, tmp_path, Log(quiet=True), pictures=tmp_path / "pictures")
     made = {file.stem[:-9]: file.read_bytes() for file in (tmp_path / "pictures/000").iterdir()}
-    assert made.keys() == RUNS.keys()
-    assert len(set(made.values())) == len(made)
+    assert made.keys() == {*EVALUATED}
+    assert len(set(made.values())) == len(made), [k for k, v in made.items() if list(made.values()).count(v) > 1]
 
 
 def test_what_decides_a_model_s_pictures_is_in_its_identity(model, sd):
@@ -292,19 +299,56 @@ def test_what_decides_a_model_s_pictures_is_in_its_identity(model, sd):
 
 def test_ablations_say_what_is_left_out():
     pair = benchmarks.Pair("p", "g", "a dog", Path("x.png"), "a cat", word="cat=dog")
-    assert RUNS["pnp-without-f"].options_for(pair, 5) == {"tau_f": 0.0, "steps": 5}
-    assert RUNS["pnp-without-both"].options_for(pair, None) == {"tau_f": 0.0, "tau_A": 0.0}
-    assert RUNS["p2p-full"].options_for(pair, None) == {"cross_replace": 1.0, "self_replace": 1.0}
-    b, c, d, e = (RUNS[f"p2z-{name}"].options_for(pair, None) for name in "BCDE")
-    assert b == {"lambda_ac": 0.0, "lambda_kl": 0.0, "amount": 0.0} and c == {"amount": 0.0}
-    assert d == {"amount": 0.0, "change": "cat=dog"} and e == {"change": "cat=dog"}
+    made = {name: run.settings_for(pair, {}) for name, run in RUNS.items()}
+    assert made["pnp"] == PnP() and made["pnp-without-f"] == PnP(tau_f=0.0)
+    assert made["pnp-without-A"] == PnP(tau_A=0.0) and made["pnp-without-both"] == PnP(tau_f=0.0, tau_A=0.0)
+    assert made["pnp-random"] == PnP(random_start=seed_of(pair) + 1)  # the guidance may be of the seed itself
+    assert RUNS["pnp-random"].settings_for(replace(pair, seed=2**64 - 1), {}).random_start == 0
+    assert made["masked-pnp"] == MaskedPnP(word="cat=dog") and made["masactrl"] == MasaCtrl(word="cat=dog")
+    assert [made[f"sdedit-{s}"] for s in STRENGTHS] == [SDEdit(strength=s) for s in STRENGTHS]
+    assert made["ddim"] == DDIMSwap() and made["skip-inject"] == SkipInject()
+    assert made["p2p"] == P2P() and made["p2p-full"] == P2P(cross_replace=1.0, self_replace=1.0)
+    assert made["p2p-blend"] == P2P(blend=["cat=dog"])
+    a, b, c, d, e = (made[f"p2z-{name}"] for name in "ABCDE")
+    assert a == SDEdit(strength=0.5, scale=5.0)
+    assert b == Pix2PixZero(lambda_ac=0.0, lambda_kl=0.0, amount=0.0) and c == Pix2PixZero(amount=0.0)
+    assert d == Pix2PixZero(amount=0.0, change="cat=dog") and e == Pix2PixZero(change="cat=dog")
+    assert made["p2z"] == Pix2PixZero()
     more = replace(pair, source="a red cat", prompt="an old dog")  # of what else changes the words know nothing
-    assert RUNS["p2z-E"].options_for(more, None) == {"change": "red cat=old dog"}
+    assert RUNS["p2z-E"].settings_for(more, {}).change == "red cat=old dog"
     article = replace(pair, source="a cat", prompt="an elephant", word="cat=elephant")
-    assert RUNS["p2z-D"].options_for(article, None)["change"] == "cat=elephant"
-    bare = replace(pair, source="", word=None)
-    lacking = {name for name, run in RUNS.items() if run.lacks(bare)}
-    assert lacking == {"masked-pnp", "ddim", "p2p", "p2p-full", "p2z-B", "p2z-C", "p2z-D", "p2z-E"}
+    assert RUNS["p2z-D"].settings_for(article, {}).change == "cat=elephant"
+
+
+def test_options_of_all_runs_reach_the_methods_that_have_them():
+    """They count before the run's own; what a method does not have passes it by."""
+    pair = benchmarks.Pair("p", "g", "a dog", Path("x.png"), "a cat", word="cat=dog")
+    for run in RUNS.values():
+        s = run.settings_for(pair, {"steps": 7, "scale": 3.5})
+        assert (s.steps, s.scale) == (7, 3.5)
+    assert RUNS["p2z-A"].settings_for(pair, {}).scale == 5.0
+    assert RUNS["pnp"].settings_for(pair, {"start_layer": 3}) == PnP()
+    assert RUNS["masactrl"].settings_for(pair, {"start_layer": 3}).start_layer == 3
+
+
+def test_what_lacks_a_word_or_a_text_is_left_out():
+    bare = benchmarks.Pair("p", "g", "a dog", Path("x.png"))
+    wordless, both = replace(bare, source="a cat"), replace(bare, source="a cat", word="cat=dog")
+    need_text = {"ddim", "p2p", "p2p-full", "p2z", "p2z-B", "p2z-C", "p2z-D", "p2z-E"}
+    said = {pair: {name: run.lacks(pair) for name, run in RUNS.items() if run.lacks(pair)} for pair in (bare, wordless)}
+    assert {name for name, why in said[bare].items() if why == "no word for the object"} == {"masked-pnp", "p2p-blend"}
+    assert {name for name, why in said[bare].items() if why == "no text for the picture"} == need_text
+    assert set(said[wordless]) == {"masked-pnp", "p2p-blend"}
+    assert not any(run.lacks(both) for run in RUNS.values())
+    assert RUNS["masactrl"].settings_for(wordless, {}).word is None  # it may take one
+
+
+def test_which_runs_are_evaluated_and_compared_if_nothing_else_is_said():
+    assert set(EVALUATED) | {"p2p-blend", "p2z", "skip-inject"} == set(RUNS) and set(COMPARED) <= set(RUNS)
+    assert {RUNS[name].method for name in COMPARED} == set(METHODS)  # none of the methods is left out
+    refused(lambda: check_runs(["pnp", "magic", "more"]), "--methods magic,more: give some of pnp, ")
+    check_runs(list(RUNS))
+    refused(lambda: check_runs(("pnp-random",), COMPARED), "--methods pnp-random: give some of pnp, masked-pnp")
 
 
 def test_generated_guidance_is_drawn_from_its_seed_and_scale(sd, tmp_path):
@@ -421,7 +465,7 @@ def arguments(model, folder, out, *more: str) -> list[str]:
 
 
 def test_the_command_leaves_a_table_records_and_what_it_was(model, folder, tmp_path, capsys):
-    argv = arguments(model, folder, tmp_path / "out", "--methods", "pnp", "sdedit-0.5", "--limit", "3", "--pictures")
+    argv = arguments(model, folder, tmp_path / "out", "--methods", "pnp,sdedit-0.5", "--limit", "3", "--pictures")
     assert cli.main(argv) == 0
     shown = capsys.readouterr()
     assert shown.out.split() == [str(tmp_path / "out" / name) for name in ("results.md", "run.json")]
@@ -443,7 +487,7 @@ def test_the_command_leaves_a_table_records_and_what_it_was(model, folder, tmp_p
     (["--limit", "0"], "--limit"),
     (["--metrics", "structure", "--measures", "nowhere"], "dino-vit-b-8.safetensors: not there"),
     (["--size", "17"], "--size 17: give a multiple of 16"),
-    (["--steps", "0"], "0 steps"),
+    (["--steps", "0"], "--steps: '0': give a whole number from 1 to 999"),
 ])  # fmt: skip
 def test_mistakes_end_in_one_line(more, said, model, folder, tmp_path, capsys):
     assert cli.main([*arguments(model, folder, tmp_path / "out"), *more]) == 2
@@ -466,9 +510,9 @@ def test_a_process_of_torchrun_does_its_part_and_the_last_one_makes_the_table(
 @pytest.mark.full
 def test_under_torchrun(model, folder, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "minipnp"]
-    argv = arguments(model, folder, tmp_path / "out", "--methods", "pnp", "sdedit-0.5")
+    argv = arguments(model, folder, tmp_path / "out", "--methods", "pnp,sdedit-0.5")
     subprocess.run([*command, *argv], check=True, timeout=300)
-    alone = arguments(model, folder, tmp_path / "alone", "--methods", "pnp", "sdedit-0.5")
+    alone = arguments(model, folder, tmp_path / "alone", "--methods", "pnp,sdedit-0.5")
     assert cli.main(alone) == 0
     assert values_of(tmp_path / "out/records") == values_of(tmp_path / "alone/records")
     assert len(lines_of(tmp_path / "out/records")) == 16 and (tmp_path / "out/results.md").exists()

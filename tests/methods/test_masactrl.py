@@ -37,7 +37,7 @@ def test_the_whole_edit_at_every_step(golden_unet, golden):
     d = golden("masactrl")
     null, text = d["embed.empty"], d["embed.target"]
     with torch.no_grad():
-        for i, (_, x) in enumerate(invert(lambda x, t: golden_unet(x, t, null), d["e2e.z0"], timesteps(10))):
+        for i, (_, x) in enumerate(invert(lambda x, t: golden_unet(x, t, null), d["e2e.z0"], timesteps(10), "next", 0)):
             assert relative(x, d[f"e2e.inv.latent.{i}"]) <= TOLERANCE, f"inversion step {i}"
         G = guidance_from_text(golden_unet, d["e2e.latent.0"][:1], null, null, 10, 7.5, both=True)
     s = MasaCtrl(steps=10)
@@ -220,7 +220,7 @@ def test_masks_keep_the_background_closer_to_the_source(sd, name):
     assert 0.3 < background.float().mean() < 0.8
     x_0, null, text = sd.encode(picture), sd.embed(""), sd.embed(target)
     with torch.no_grad():
-        G = guidance_from_latent(sd.unet, x_0, null, 10, Inversion(steps=10, at="next", iterations=0, checks=0))
+        G = guidance_from_latent(sd.unet, x_0, null, 10, Inversion(steps=10, at="next", iterations=0))
     G = replace(G, texts=sd.embed("", source))
     words = positions(sd.tokenizer, source, source_word), positions(sd.tokenizer, target, target_word)
     # In the bundled model words are found best at 16 × 16 cells; 0.3 is the threshold that suits it.

@@ -56,12 +56,12 @@ def test_by_hand_with_a_given_mask(golden_unet, case, negative, alpha):
     with torch.no_grad():
         for i, (t, t_prev) in enumerate(pairs(timesteps(4))):
             f_layers, A_layers = decoder(4) if i < 3 else (), LAYERS if i < 2 else ()
-            _, (f, A, _) = golden_unet.tap(G.latents[t], t, null, Tap(f=f_layers, q=A_layers, k=A_layers))
+            _, taken = golden_unet.tap(G.latents[t], t, null, Tap(f=f_layers, q=A_layers, k=A_layers))
             slots = {}
             for layer in LAYERS:
                 side = F.interpolate(mask, scale_factor=share(layer)).flatten()
-                slots[layer] = replace(A.get(layer, Attn()), mask=side[:, None] == side[None, :])
-            put = Features(f, slots)
+                slots[layer] = replace(taken.A.get(layer, Attn()), mask=side[:, None] == side[None, :])
+            put = Features(taken.f, slots)
             e, e_null = golden_unet(x, t, text, put), golden_unet(x, t, null, put)
             if negative is not None:
                 e_null = alpha * e_null + (1 - alpha) * golden_unet(x, t, negative, put)
@@ -191,7 +191,7 @@ def guitar(sd, width):
 def guidance(sd, picture, steps=10):
     with torch.no_grad():
         return guidance_from_latent(
-            sd.unet, sd.encode(picture), sd.embed(""), steps, Inversion(steps=steps, at="next", iterations=0, checks=0)
+            sd.unet, sd.encode(picture), sd.embed(""), steps, Inversion(steps=steps, at="next", iterations=0)
         )
 
 

@@ -18,7 +18,7 @@ from minipnp.errors import InputError
 from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
 from minipnp.methods.align import Alignment, equalizer, needleman_wunsch, new_phrase, steps_in, windows, word_swap
 from minipnp.methods.maps import layers_at, layers_up_to
-from minipnp.methods.p2p import P2P, LocalBlend, edited_map, prompt_to_prompt
+from minipnp.methods.p2p import P2P, LocalBlend, WordEdit, edited_map, prompt_to_prompt
 from minipnp.methods.words import positions, words_of
 from minipnp.slots import Attn, Layer, Part
 from minipnp.tokenizer import Tokenizer
@@ -298,8 +298,8 @@ def random_run(unet, inputs, settings, alignment=None):
     R = torch.eye(77)[:, torch.randperm(77, generator=torch.Generator().manual_seed(0))]
 
     def run(blend, target=text.flip(1), **more):
-        args = (unet, G, text, target, null, alignment or Alignment(R, torch.ones(77)), settings)
-        return [x for _, x in prompt_to_prompt(*args, **more, blend=blend)]
+        words = WordEdit(alignment or Alignment(R, torch.ones(77)), **more, blend=blend)
+        return [x for _, x in prompt_to_prompt(unet, G, text, target, null, words, settings)]
 
     return G, run
 
@@ -364,7 +364,7 @@ def end_to_end(golden_unet):
 
     def run(alignment, s, **more):
         texts = (d[f"embed.{name}"] for name in ("source", "target", "empty"))
-        return list(prompt_to_prompt(golden_unet, G, *texts, alignment, s, **more))
+        return list(prompt_to_prompt(golden_unet, G, *texts, WordEdit(alignment, **more), s))
 
     return G, d, cases, run
 
@@ -415,7 +415,7 @@ def test_the_shares_of_the_schedule_each_count(end_to_end):
 
 def test_which_self_attentions_are_replaced(golden_unet, inputs, monkeypatch):
     """The authors' limit of 16 · 16 tokens at 64 × 64 cells is a quarter of the side, whatever the size."""
-    assert P2P().self_side == 1 / 4
+    assert P2P().self_side is None  # which is a quarter: see the cases below
     names = [str(layer) for layer in layers_up_to(1 / 4)]
     assert names == ["encoder 7", "encoder 8", "middle 0", "decoder 3", "decoder 4", "decoder 5"]
     assert [str(layer) for layer in layers_at(1 / 4)] == [name for name in names if "middle" not in name]
@@ -425,12 +425,12 @@ def test_which_self_attentions_are_replaced(golden_unet, inputs, monkeypatch):
         seen.append((set(wanted.q), set(inject.A) if inject else set()))
         return tap(x, t, text, wanted, inject, stop)
 
-    for side, self_replace in ((1 / 4, 1.0), (1 / 2, 1.0), (1, 0.0)):
+    for side, self_replace in ((None, 1.0), (1 / 4, 1.0), (1 / 2, 1.0), (1, 0.0)):
         G, run = random_run(golden_unet, inputs, P2P(steps=1, self_side=side, self_replace=self_replace))
         monkeypatch.setattr(golden_unet, "tap", spy)
         run(None)
         monkeypatch.undo()
-        layers = set(layers_up_to(side)) if self_replace else set()
+        layers = set(layers_up_to(side or 1 / 4)) if self_replace else set()
         assert seen[0] == (layers, set()) and seen[1] == (set(), layers)  # out of the source, into the target
         assert not seen[2][1] and len(seen) == 3  # and not into the unconditional branch
         seen.clear()
@@ -466,28 +466,40 @@ def test_word_swap_says_which_words_it_cannot_align(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "build",
+    "build, said",
     [
-        lambda: P2P(steps=0),
-        lambda: P2P(cross_replace=1.1),
-        lambda: P2P(cross_replace=(0.6, 0.4)),
-        lambda: P2P(self_replace=-0.1),
-        lambda: P2P(self_replace=float("nan")),
-        lambda: P2P(self_side=0),
-        lambda: P2P(self_side=2),
-        lambda: P2P(scale=float("inf")),
-        lambda: equalizer({3: float("nan")}),
-        lambda: windows(10, 0.8, {4: 2.0}),
-        lambda: LocalBlend(({}, {})),
-        lambda: LocalBlend(({"a": [1]}, {}), thresholds=(1.0, 0.3)),
-        lambda: LocalBlend(({"a": [1]}, {}), start=1.5),
-        lambda: LocalBlend(({"a": [1]}, {}), side=0.3),
+        (lambda: P2P(steps=0), "steps = 0: give a whole number from 1 to 999"),
+        (lambda: P2P(cross_replace=1.1), "cross_replace = 1.1: give a share from 0 to 1"),
+        (lambda: P2P(cross_replace=(0.6, 0.4)), "cross_replace = (0.6, 0.4): give a share from 0 to 1"),
+        (lambda: P2P(self_replace=-0.1), "self_replace = -0.1: give a share from 0 to 1"),
+        (lambda: P2P(self_replace=float("nan")), "self_replace = nan: give a share from 0 to 1"),
+        (lambda: P2P(self_side=0), "self_side = 0: give a share of the latent's side"),
+        (lambda: P2P(self_side=2), "self_side = 2: give a share of the latent's side"),
+        (lambda: P2P(scale=float("inf")), "scale = inf: give a number"),
+        (lambda: P2P(align="words"), "align = 'words': give one of auto, swap, phrase"),
+        (lambda: P2P(weight={"cat": float("nan")}), "weight = {'cat': nan}: give WORD=X"),
+        (lambda: P2P(share={"cat": 1.5}), "share = {'cat': 1.5}: give WORD=SHARE"),
+        (lambda: P2P(spare="cat"), "give --blend too"),
+        (lambda: P2P(blend_threshold=1), "blend_threshold = 1: give a share from 0 to less than 1"),
+        (lambda: equalizer({3: float("nan")}), "weight nan of a word"),
+        (lambda: windows(10, 0.8, {4: 2.0}), "2.0 of the steps: give a share"),
+        (lambda: LocalBlend(({}, {})), "needs a word"),
+        (lambda: LocalBlend(({"a": [1]}, {}), thresholds=(1.0, 0.3)), "thresholds (1.0, 0.3)"),
+        (lambda: LocalBlend(({"a": [1]}, {}), start=1.5), "1.5 of the steps: give a share"),
+        (lambda: LocalBlend(({"a": [1]}, {}), side=0.3), "local blend at side 0.3"),
     ],
 )
-def test_bad_settings_in_one_line(build):
+def test_bad_settings_in_one_line(build, said):
     with pytest.raises(InputError) as error:
         build()
-    assert "\n" not in str(error.value)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_words_may_be_given_as_python_has_them():
+    s = P2P(weight={"cat": 2.0}, share=[("dog", (0.2, 0.5))], blend="cat=dog", spare=["sky"])
+    assert s.weight == (("cat", 2.0),) and s.share == (("dog", (0.2, 0.5)),)
+    assert s.blend == ("cat=dog",) and s.spare == ("sky",) and hash(s) == hash(P2P.given(s.record()))
+    assert s.record()["weight"] == {"cat": 2.0} and s.record()["blend"] == ["cat=dog"]
 
 
 # ---- what it does, on the bundled model ----
@@ -505,7 +517,7 @@ def drawn(sd, prompt, seed, steps):
 
 def last(sd, G, source, target, alignment, s, **more):
     texts = (sd.embed(prompt) for prompt in (source, target, ""))
-    *_, (_, x_0) = prompt_to_prompt(sd.unet, G, *texts, alignment, s, **more)
+    *_, (_, x_0) = prompt_to_prompt(sd.unet, G, *texts, WordEdit(alignment, **more), s)
     return x_0
 
 
@@ -550,9 +562,7 @@ def inverted(sd):
     caption = "a flat icon of a cow on a blue background"
     x_0 = drawn(sd, caption, seed=1, steps=10).x_0
     with torch.no_grad():
-        G = guidance_from_latent(
-            sd.unet, x_0, sd.embed(caption), 10, Inversion(steps=20, at="next", iterations=0, checks=0)
-        )
+        G = guidance_from_latent(sd.unet, x_0, sd.embed(caption), 10, Inversion(steps=20, at="next", iterations=0))
     assert torch.equal(G.x_0, x_0) and not G.resampled
     return G, caption
 
@@ -578,7 +588,7 @@ def test_an_inverted_picture_is_kept_if_the_source_is_the_null_text(sd, inverted
     same, text = new_phrase(sd.tokenizer, caption, caption), sd.embed(caption)
 
     def distance(null):
-        *_, (_, x) = prompt_to_prompt(sd.unet, G, text, text, null, same, P2P(steps=10))
+        *_, (_, x) = prompt_to_prompt(sd.unet, G, text, text, null, WordEdit(same), P2P(steps=10))
         return relative(x, G.x_0)
 
     kept, led_away = distance(text), distance(sd.embed(""))

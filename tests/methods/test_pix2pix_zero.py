@@ -130,9 +130,7 @@ def test_inversion_as_the_authors_code(golden_unet, d, monkeypatch):
 def test_inversion_here_has_all_steps(golden_unet, inputs, at):
     """Without the losses it is the ordinary inversion, with them each ε is regularised; latents are not square."""
     G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], 5, replace(PLAIN, at=at))
-    plain = guidance_from_latent(
-        golden_unet, inputs["x"], inputs["text"], 5, Inversion(steps=5, at=at, iterations=0, checks=0)
-    )
+    plain = guidance_from_latent(golden_unet, inputs["x"], inputs["text"], 5, Inversion(steps=5, at=at, iterations=0))
     assert sorted(G.latents) == sorted(plain.latents) == timesteps(5)[::-1]
     assert all(torch.equal(G.latents[t], x) for t, x in plain.latents.items()) and torch.equal(G.x_T, plain.x_T)
     assert not G.resampled and torch.equal(G.texts, inputs["text"]) and torch.equal(G.x_0, inputs["x"])
@@ -345,7 +343,8 @@ def test_a_direction_is_saved_and_used_again(tmp_path):
 
 
 def test_defaults_are_the_authors_constants():
-    assert Pix2PixZero() == Pix2PixZero(steps=50, scale=5.0, amount=0.1, authors=False)
+    assert Pix2PixZero() == Pix2PixZero(steps=50, scale=5.0, amount=None, authors=False)
+    assert (method.AMOUNT, method.GENERATED_AMOUNT) == (0.1, 0.15)
     assert Regularisation() == Regularisation(lambda_ac=20, lambda_kl=20, iterations=5, rolls=5, gain=1, at="next")
 
 
@@ -379,10 +378,12 @@ def test_directions_that_cannot_be(tmp_path):
     "bad, said",
     [
         (lambda: Pix2PixZero(steps=0), "1 to 999"),
-        (lambda: Pix2PixZero(scale=math.nan), "guidance scale"),
+        (lambda: Pix2PixZero(scale=math.nan), "scale = nan: give a number"),
         (lambda: Pix2PixZero(scale=1, authors=True), "two"),
-        (lambda: Pix2PixZero(amount=-0.1), "amount -0.1"),
-        (lambda: Pix2PixZero(amount=math.inf), "amount inf"),
+        (lambda: Pix2PixZero(amount=-0.1), "amount = -0.1: give a number of 0 or more"),
+        (lambda: Pix2PixZero(amount=math.inf), "amount = inf: give a number of 0 or more"),
+        (lambda: Pix2PixZero(change="cat=dog", direction_file="x"), "not both"),
+        (lambda: Pix2PixZero(lambda_ac=-1), "lambda_ac = -1: give a number of 0 or more"),
         (lambda: Regularisation(lambda_ac=-1), "lambda_ac"),
         (lambda: Regularisation(lambda_kl=math.nan), "lambda_kl"),
         (lambda: Regularisation(gain=math.inf), "gain"),

@@ -15,9 +15,10 @@ from minipnp.methods.align import word_swap
 from minipnp.methods.ddim_swap import DDIMSwap, ddim_swap
 from minipnp.methods.masactrl import MasaCtrl, masactrl
 from minipnp.methods.masked_pnp import masked_plug_and_play
-from minipnp.methods.p2p import P2P, prompt_to_prompt
+from minipnp.methods.p2p import P2P, WordEdit, prompt_to_prompt
 from minipnp.methods.pix2pix_zero import Pix2PixZero, pix2pix_zero
 from minipnp.methods.sdedit import STRENGTHS, SDEdit, sdedit
+from minipnp.methods.skip_inject import SkipInject, skip_inject
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.see.injection import injections
 
@@ -107,7 +108,7 @@ def test_sdedit_settings_that_mean_nothing(wrong):
 def G(sd, x_0):
     with torch.no_grad():
         return guidance_from_latent(
-            sd.unet, x_0, sd.embed(SOURCE), STEPS, Inversion(steps=STEPS, at="next", iterations=0, checks=0)
+            sd.unet, x_0, sd.embed(SOURCE), STEPS, Inversion(steps=STEPS, at="next", iterations=0)
         )
 
 
@@ -134,14 +135,15 @@ def test_the_sampling_is_guided_by_the_edited_prompt(sd, G):
 
 @pytest.mark.parametrize("steps", [2 * STEPS, STEPS // 2])  # the latter's levels are all there, but x_T is of another
 def test_a_guidance_for_another_number_of_steps(sd, G, steps):
-    text, null = sd.embed(TARGET), sd.embed("")
+    text, null, same = sd.embed(TARGET), sd.embed(""), WordEdit(word_swap(sd.tokenizer, SOURCE, SOURCE))
     for run in (
         lambda: ddim_swap(sd.unet, G, text, null, DDIMSwap(steps)),
         lambda: plug_and_play(sd.unet, G, [text], null, s=PnP(steps)),
         lambda: masked_plug_and_play(sd.unet, G, text, null, torch.ones_like(G.x_T[:, :1]), s=PnP(steps)),
         lambda: masactrl(sd.unet, G, text, null, s=MasaCtrl(steps, start_step=1)),
-        lambda: prompt_to_prompt(sd.unet, G, text, text, null, word_swap(sd.tokenizer, SOURCE, SOURCE), P2P(steps)),
+        lambda: prompt_to_prompt(sd.unet, G, text, text, null, same, P2P(steps)),
         lambda: pix2pix_zero(sd.unet, G, torch.zeros_like(text), null, Pix2PixZero(steps)),
+        lambda: skip_inject(sd.unet, G, text, null, SkipInject(steps)),
         lambda: injections(sd.unet, G, text, null, None, PnP(steps), G.x_T),
     ):
         with pytest.raises(InputError, match=f"made for an edit in {STEPS} steps, not in {steps}"):

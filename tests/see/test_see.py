@@ -16,11 +16,11 @@ from stand_ins import refused
 import minipnp
 from minipnp.app.cli import main
 from minipnp.app.log import Log
-from minipnp.app.seen import Request, whole
+from minipnp.app.seen import Looking, Request, uncropped
 from minipnp.ddim import ALPHA_BAR, guided, invert, sample, timesteps
 from minipnp.files import hub
 from minipnp.files.images import read_image, to_image, to_tensor
-from minipnp.guidance import Guidance
+from minipnp.guidance import Guidance, silent
 from minipnp.layers import attention_map
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.see import attention, cluster, collect, match, pca, show, spair
@@ -88,7 +88,7 @@ def test_x_t_of_noise_is_equation_1_and_differs_between_seeds(sd):
 
 def test_each_noised_file_has_a_noise_of_its_own(sd):
     """With one noise for all, cells of the same place would look alike in any two pictures."""
-    job, image = Request([], [], [], noise=True, seed=5), to_image(picture(sd))
+    job, image = Request([], [], [], Looking(noised=True, seed=5)), to_image(picture(sd))
     for number in (0, 1):
         got = job.x_t(sd, image, "a cat", [300], number, Log(quiet=True))
         expected = collect.noised(sd, to_tensor(image), [300], "a cat", seed=5 + number)
@@ -279,7 +279,7 @@ def test_pck_of_known_pairs(tmp_path):
         "3": pair("shifted", POINTS, shifted, "dog"), "4": pair("flipped", POINTS, off, "dog"),
         "5": pair("same", POINTS[:1], [[30, 20]], "dog"),
     })  # fmt: skip
-    scores, skipped, drawn = spair.score_pairs(spair.pair_files(folder), folder, by_colour, 0.1, Log(True))
+    scores, skipped, drawn = spair.score_pairs(spair.pair_files(folder), folder, by_colour, 0.1)
     assert skipped == [] and len(drawn) == 2
     assert {name: score.correct for name, score in scores.items()} == {
         "1": [True] * 3, "2": [True] * 3, "3": [True] * 3, "4": [True, False, False], "5": [False]
@@ -302,7 +302,7 @@ def test_broken_pairs_are_skipped_and_counted_and_the_box_is_the_targets(tmp_pat
         read_image(path)
         return by_colour(path)
 
-    scores, skipped, _ = spair.score_pairs(spair.pair_files(folder), folder, look, 0.1, Log())
+    scores, skipped, _ = spair.score_pairs(spair.pair_files(folder), folder, look, 0.1, silent, Log().failed)
     assert {n: s.correct for n, s in scores.items()} == {"1": [True] * 3}
     assert sorted(s["pair"] for s in skipped) == ["2", "3", "4", "5"]
     assert capsys.readouterr().err.count("; skipped\n") == 4
@@ -320,9 +320,12 @@ def test_pixels_and_places_are_inverse_and_half_a_pixel_apart():
 
 def test_whole_keeps_every_place():
     image = Image.fromarray(np.arange(100 * 60 * 3, dtype=np.uint8).reshape(60, 100, 3))
-    assert whole(image, 64, 32).size == (96, 64) and whole(image.rotate(90, expand=True), 64, 32).size == (64, 96)
-    refused(lambda: whole(image, 65, 32), "65", "multiple of 32")
-    refused(lambda: whole(image.resize((500, 60)), 64, 32), "too long")
+    assert uncropped(image, 64, 32).size == (96, 64) and uncropped(image.rotate(90, expand=True), 64, 32).size == (
+        64,
+        96,
+    )
+    refused(lambda: uncropped(image, 65, 32), "65", "multiple of 32")
+    refused(lambda: uncropped(image.resize((500, 60)), 64, 32), "too long")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -403,7 +406,7 @@ def test_matches_are_drawn_at_their_places():
 
 
 def test_features_of_two_pictures(here, capsys):
-    argv = ["features", HORSE, CAT, *QUICK, "--of", "f", "A", "words", "--t=501", "--prompt=a cat", "--raw", "--out=o"]
+    argv = ["features", HORSE, CAT, *QUICK, "--of=f,A,words", "--t=501", "--prompt=a cat", "--raw", "--out=o"]
     assert main(argv) == 0
     names = ["f-t501.png", "A-horse-noto.png", "A-cat-twemoji.png", "words-horse-noto.png", "words-cat-twemoji.png",
              "horse-noto.safetensors", "cat-twemoji.safetensors", "run.json"]  # fmt: skip
@@ -432,7 +435,7 @@ def test_features_over_timesteps_and_of_a_generated_picture(here):
 
 
 def test_correspond_with_itself_finds_the_same_places(here):
-    argv = ["correspond", HORSE, HORSE, *QUICK, "--t=501", "--points", "60,70", "120,130", "200,90", "--out=o"]
+    argv = ["correspond", HORSE, HORSE, *QUICK, "--t=501", "--points", "60,70 120,130 200,90", "--out=o"]
     assert main(argv) == 0
     record = json.loads(Path("o/run.json").read_text())
     assert record["settings"]["points"] == [[60, 70], [120, 130], [200, 90]]
@@ -478,7 +481,7 @@ def test_segment_and_injection(here):
         (["features", HORSE, "--layers=none"], "one at least"),
         (["features", HORSE, "--of", "words"], "--prompt"),
         (["features", HORSE, "--of", "words", "--prompt= "], "--prompt"),
-        (["features", HORSE, "--of", "f", "A", "--out=x.png"], "several pictures"),
+        (["features", HORSE, "--of=f,A", "--out=x.png"], "several pictures"),
         (["features", HORSE, "--prompt=a", "--prompt=b"], "2 --prompt for 1"),
         (["features", HORSE, "--seed=3"], "--seed changes nothing"),
         (["features", HORSE, "--steps=0"], "1 to 999"),
@@ -490,14 +493,14 @@ def test_segment_and_injection(here):
         (["correspond", HORSE, CAT, "--layer=2", "--of=q"], "3 to 11"),
         (["correspond", HORSE, CAT, "--alpha=0.1"], "--pck"),
         (["correspond", "--pck=."], "PairAnnotation"),
-        (["correspond", HORSE, "--pck=."], "leave pictures out"),
+        (["correspond", HORSE, "--pck=."], "leave image out"),
         (["correspond", "--pck=.", "--seed=3"], "--seed changes nothing"),
         (["correspond", "--pck=.", "--noised", "--steps=20"], "--steps changes nothing"),
         (["segment", HORSE, "--parts=0"], "1 or more"),
         (["segment", HORSE, "--parts=5000", "--steps=4", "--t=501"], "5000 parts"),
         (["segment", HORSE, "--layer=2"], "3 to 11"),
         (["injection", HORSE], "one --prompt"),
-        (["injection", HORSE, CAT, "--prompt=a"], "one picture"),
+        (["injection", HORSE, CAT, "--prompt=a"], "is one argument too many"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_leaves_nothing(here, capsys, argv, said):

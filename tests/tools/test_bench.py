@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minipnp
 from minipnp.ddim import timesteps
-from minipnp.guidance import Guidance
-from minipnp.methods.settings import Settings
-from minipnp.pnp import plug_and_play
+from minipnp.guidance import Guidance, Inversion
+from minipnp.methods.plug_and_play import evaluations
+from minipnp.pnp import PnP, plug_and_play
 from tools.bench import __main__ as command
 from tools.bench import case as benchmark
 from tools.bench import measuring, processes, report, savings, ways
@@ -81,7 +81,8 @@ def test_the_counts_are_those_of_an_edit():
     assert COUNTS == (25, 15, 10) and sum(COUNTS) == EDIT.steps
     counts = report.work()
     assert counts["authors, first prompt"] == 999 + 999 + 3 * 50 and counts["authors, a further prompt"] == 3 * 50
-    assert counts["minipnp, first prompt"] == 51 + 100 == sum(Settings().evaluations(False, 1, False, False).values())
+    assert counts["minipnp, first prompt"] == 51 + 100 == sum(evaluations(PnP(), Inversion(), 1, kept=PnP()).values())
+    assert counts["minipnp, first prompt with `--inversion-at current`"] == 50 + 50 + 1 + 100
 
 
 def test_a_whole_translation_has_the_measured_parts_times_the_counts():

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from minipnp import load
-from minipnp.app import options as cli
+from minipnp.app import cli
 from minipnp.config import TextConfig, UNetConfig
 from minipnp.ddim import ALPHA_BAR
 from minipnp.errors import InputError
@@ -470,8 +470,8 @@ def test_the_evaluation_measures_everything_once(exported, data, tmp_path, monke
     argv += ["--translations", str(work / "records")]
     steps = ["--steps", "2", "--inversion-steps", "4"]
     same = partial(metrics.load_metrics, classifier=exported / "classifier")  # it is the bundled model's otherwise
-    monkeypatch.setattr(metrics, "load", same)
-    some = ["--methods", "pnp", "reconstruction", "--model", str(exported), "--device", "cpu", *steps]
+    monkeypatch.setattr(metrics, "load_metrics", same)
+    some = ["--methods", "pnp,reconstruction", "--model", str(exported), "--device", "cpu", *steps]
     assert cli.main(["evaluate", str(benchmark.SHIPPED), "--out", str(work), *some]) == 0
     capsys.readouterr()
     looks = count(1)

@@ -1,9 +1,9 @@
 """The tables of what was measured, the exact counts of evaluations that a whole translation needs, and the plot."""
 
-from dataclasses import replace
 from pathlib import Path
 
-from minipnp.methods.settings import Settings
+from minipnp.guidance import Inversion
+from minipnp.methods.plug_and_play import evaluations
 from tools.bench.case import EDIT, KINDS
 from tools.bench.savings import OFF
 from tools.bench.ways import ALL, FOLDED, KEPT, OWN, OWN_COMPILED, SAVINGS, TEXT_ONCE, WITHOUT
@@ -16,8 +16,9 @@ def work() -> dict[str, int]:
 
     The authors' pnp.py reads the latents that preprocess.py has left, so a further prompt is an edit there, too.
     """
-    at_latents = replace(Settings(), inversion=replace(Settings().inversion, at="current"))
-    first, exact = (sum(s.evaluations(False, 1, False, False).values()) for s in (Settings(), at_latents))
+    first, exact = (
+        sum(evaluations(EDIT, how, prompts=1, kept=EDIT).values()) for how in (Inversion(), Inversion(at="current"))
+    )
     return {
         "authors, first prompt": AUTHORS_INVERSION + AUTHORS_RECONSTRUCTION + 3 * EDIT.steps,
         "authors, a further prompt": 3 * EDIT.steps,

@@ -127,8 +127,7 @@ def with_text(M: dict[str, Attn]) -> Iterator[None]:
     real = UNet.forward
 
     def forward(unet, x, t, context, inject=None):
-        inject = inject or Features()
-        return real(unet, x, t, context, Features(inject.f, inject.A, M))
+        return real(unet, x, t, context, (inject or Features())._replace(M=M))
 
     with patch.object(UNet, "forward", forward):
         yield

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minipnp.app.log import Log
-from minipnp.app.models import identity, suited
+from minipnp.app.models import advice, identity
 from minipnp.ddim import sample, timesteps
 from minipnp.files.atomic import write_text_atomic
 from minipnp.files.images import psnr, to_image
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     networks = [suit(network, device) for network in load_networks(source, device, dtype)]
     sd = StableDiffusion(*networks, Tokens.read(args.data), source, device, dtype)
     classifier = args.model / "classifier"
-    steps, scale = args.steps or STEPS, suited({"model": str(args.model)}).get("scale", PnP().scale)
+    steps, scale = args.steps or STEPS, advice({"model": str(args.model)}).get("scale", PnP().scale)
     judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), steps, scale)
     lists = {name: benchmarks.drawn_evenly(rows, args.limit) for name, rows in benchmark.read().items()}
     folder = args.work / f"evaluation-{fingerprint(args.model, steps, scale, str(dtype), args.limit)}"

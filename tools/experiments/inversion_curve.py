@@ -15,14 +15,14 @@ from pathlib import Path
 
 import minipnp
 from minipnp.app.log import Log
-from minipnp.app.models import suited
+from minipnp.app.models import advice
 from minipnp.files import hub
 from minipnp.files.atomic import write_text_atomic
 from minipnp.guidance import Inversion
 from minipnp.measure import benchmarks, records, report
 from minipnp.measure.benchmarks import Benchmark
 from minipnp.measure.evaluation import RECONSTRUCTION, Plan, carry_out
-from minipnp.methods.settings import Settings
+from minipnp.methods.plug_and_play import evaluations
 from minipnp.pnp import PnP
 from tools.experiments.common import layout_and_fidelity
 
@@ -49,12 +49,12 @@ Setting = tuple[str, int]  # a form's name and the number of steps
 def settings() -> dict[Setting, Inversion]:
     """The yardstick, then the cheapest first."""
     made = {(form, n): Inversion(n, at, iterations) for form, (at, iterations, steps) in FORMS.items() for n in steps}
-    return dict(sorted(made.items(), key=lambda item: (item[0] != YARDSTICK, evaluations(item[1]))))
+    return dict(sorted(made.items(), key=lambda item: (item[0] != YARDSTICK, cost(item[1]))))
 
 
-def evaluations(how: Inversion) -> int:
-    """Of the network, for the guidance; resampling, where the edit's levels are not met, included."""
-    due = Settings(PnP(steps=EDIT_STEPS), how).evaluations(False, 0, False, False, kept=None)
+def cost(how: Inversion) -> int:
+    """Evaluations of the network for the guidance; resampling, where the edit's levels are not met, included."""
+    due = evaluations(PnP(steps=EDIT_STEPS), how, prompts=0)
     return due["inversion"] + due.get("resampling", 0)
 
 
@@ -80,8 +80,8 @@ def table(values: dict[Setting, dict[str, dict[str, float]]]) -> list[str]:
             inside.append(difference.low <= 0 <= difference.high)
             cells += [f"{report.interval(list(measured[name].items())).mean:.3f}", str(difference)]
         cells = ["" if (form, n) == YARDSTICK and i in (2, 4) else cell for i, cell in enumerate(cells)]
-        cost = evaluations(settings()[form, n])
-        lines.append(f"| {form} | {n} | {cost} | {' | '.join(cells)} | {'yes' if all(inside) else 'no'} |")
+        within = "yes" if all(inside) else "no"
+        lines.append(f"| {form} | {n} | {cost(settings()[form, n])} | {' | '.join(cells)} | {within} |")
     return lines
 
 
@@ -99,15 +99,15 @@ def plot(values: dict[Setting, dict[str, dict[str, float]]], path: Path) -> None
     for ax, (name, label) in zip(axes, AXES.items(), strict=True):
         base = {} if name == "psnr" else values[YARDSTICK][name]  # what the others are shown less
         for form in FORMS:
-            there = [(evaluations(settings()[s]), s, values[s][name]) for s in values if s[0] == form]
+            there = [(cost(settings()[s]), s, values[s][name]) for s in values if s[0] == form]
             there = [row for row in there if not base or row[1] != YARDSTICK]
             if not there:
                 continue
-            cost, _, of = zip(*sorted(there, key=lambda row: row[1]), strict=True)  # by steps
+            costs, _, of = zip(*sorted(there, key=lambda row: row[1]), strict=True)  # by steps
             points = [report.interval([(key, x - base.get(key, 0.0)) for key, x in each.items()]) for each in of]
             y, ends = [p.mean for p in points], [[p.mean - p.low for p in points], [p.high - p.mean for p in points]]
             how = dict(marker=marks[form], color=colours[form], label=form, markersize=5, linewidth=1.4)
-            ax.errorbar(cost, y, ends, elinewidth=0.8, **how)
+            ax.errorbar(costs, y, ends, elinewidth=0.8, **how)
         if base:
             ax.axhline(0, color="black", linewidth=0.8)
         ax.set_xscale("log")
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
     benchmark = one_prompt_each(benchmarks.read_benchmark("bundled"), args.limit)
     measures = layout_and_fidelity(benchmark)
     sd = minipnp.load(path, device="cpu")
-    scale = suited({"model": args.model}).get("scale")
+    scale = advice({"model": args.model}).get("scale")
     about = {"weights_sha256": {network: hub.sha256(file) for network, file in sd.source.files.items()}}
     plans = {
         s: Plan(benchmark, (RECONSTRUCTION, "pnp"), measures, about, how, scale=scale) for s, how in settings().items()

@@ -11,41 +11,32 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from tqdm import tqdm
 
 import minipnp
-from minipnp.app.models import suited
+from minipnp.app.models import advice
 from minipnp.files import hub
 from minipnp.files.images import to_image, to_tensor
 from minipnp.measure import benchmarks
-from minipnp.measure.evaluation import Plan, original
+from minipnp.measure.evaluation import Plan, original_of
 from minipnp.measure.metrics import Case
 from minipnp.measure.report import interval
-from minipnp.methods.editing import edit
-from minipnp.methods.original import Original
+from minipnp.methods.registry import edit
+from minipnp.methods.sdedit import SDEdit
 from minipnp.pnp import PnP
-from minipnp.slots import decoder
-from tools.experiments.common import layout_and_fidelity, translated_latent
+from tools.experiments.common import layout_and_fidelity
 
 SETTINGS: dict[str, Callable[[PnP], PnP]] = {
     "as in `make translate`": lambda s: s,
     "τ_A 0.8 of the steps": lambda s: replace(s, tau_A=0.8),
     "τ_A and τ_f 1: all steps": lambda s: replace(s, tau_A=1.0, tau_f=1.0),
-    "f of layers 4 and 7": lambda s: replace(s, f_layers=decoder(4, 7)),
-    "f of layers 4 to 11": lambda s: replace(s, f_layers=decoder(*range(4, 12))),
+    "f of layers 4 and 7": lambda s: replace(s, f_layers=(4, 7)),
+    "f of layers 4 to 11": lambda s: replace(s, f_layers=range(4, 12)),
     "guidance scale 2": lambda s: replace(s, scale=2.0),
     "guidance scale 5": lambda s: replace(s, scale=5.0),
 }
 SDEDIT = {f"SDEdit {strength}": strength for strength in (0.1, 0.25)}
 AXES = ("iou", "fidelity")
-
-
-def translated(o: Original, prompt: str, s: PnP) -> torch.Tensor:
-    """[1, 3, H, W]. The guidance is inverted once; where its kept features lack a layer, the edit makes its passes."""
-    with torch.no_grad():
-        x_0 = translated_latent(o.sd, o.guidance(s.steps), o.sd.embed(prompt), o.null, s)
-    return o.sd.decode(x_0)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -57,18 +48,16 @@ def run(args: argparse.Namespace) -> None:
     benchmark = benchmarks.read_benchmark("bundled").some(args.limit)
     measures = layout_and_fidelity(benchmark)
     sd = minipnp.load(hub.resolve("bundled"), device="cpu")
-    scale = suited({"model": "bundled"})["scale"]
+    scale = advice({"model": "bundled"})["scale"]
     usual, plan = PnP(steps=args.steps, scale=scale), Plan(benchmark, ("pnp",), measures, {}, steps=args.steps)
-    found = {name: {axis: [] for axis in AXES} for name in (*SETTINGS, *SDEDIT)}
+    settings = {name: change(usual) for name, change in SETTINGS.items()}
+    settings |= {name: SDEdit(args.steps, strength, scale) for name, strength in SDEDIT.items()}
+    found = {name: {axis: [] for axis in AXES} for name in settings}
     for pairs in tqdm(benchmark.groups.values(), file=sys.stderr):
-        o, before = original(plan, sd, pairs[0])
+        o, before = original_of(plan, sd, pairs[0])
         for pair in pairs:
-            made = {name: translated(o, pair.prompt, change(usual)) for name, change in SETTINGS.items()}
-            for name, strength in SDEDIT.items():
-                made[name] = edit(
-                    "sdedit", o, pair.prompt, None, {"strength": strength, "scale": scale, "steps": args.steps}
-                )
-            for name, after in made.items():
+            for name, s in settings.items():
+                after = edit(o, pair.prompt, s)  # inverted once; where kept features lack a layer, it makes its passes
                 values = measures(Case(pair, before, to_tensor(to_image(after))))
                 for axis in AXES:
                     found[name][axis].append((pair.guidance, values[axis]))
