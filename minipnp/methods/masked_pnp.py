@@ -68,7 +68,9 @@ class MaskedPnP(PnP):
 
     word: str | None = option(None, "the object: horse, or horse=cow for the source's and the prompt's", WORD)
     mask: str | None = option(None, "the object, white, in a picture of the original's shape", PATH)
-    threshold: float = option(Mask.threshold, "share of the range of a word's map from which a cell is its", SHARE)
+    threshold: float = option(
+        Mask.threshold, "share of the range of a word's map from which a cell is the object's", SHARE
+    )
 
     def __post_init__(self):
         super().__post_init__()
