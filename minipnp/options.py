@@ -171,6 +171,12 @@ def _layers(value: str | Iterable[Layer | int]) -> tuple[Layer, ...]:
     return tuple(layer if isinstance(layer, Layer) else decoder(layer)[0] for layer in value)
 
 
+def _switch(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
 def _text(value: str) -> str:
     if not isinstance(value, str):
         raise TypeError
@@ -205,7 +211,7 @@ SEED = replace(whole(0, 2**64 - 1, metavar="SEED"), says="a whole number from 0 
 LAYERS = Form(
     "decoder layers from 0 to 11, such as 4 or 4-8 or 4,6 or none", _layers, write=text_of_layers, metavar="LAYERS"
 )
-SWITCH = Form("True or False", bool, switch=True)
+SWITCH = Form("True or False", _switch, switch=True)
 TEXT = Form("a text", _text, metavar="TEXT")
 WORD = Form("a word, or WORD=WORD for the source's and the prompt's", _text, metavar="WORD[=WORD]")
 WORDS = Form("words, each WORD or WORD=WORD", _texts, write=list, metavar="WORD[=WORD]", repeats=True)

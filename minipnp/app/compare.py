@@ -8,6 +8,7 @@ from PIL.Image import Image
 from minipnp.app.log import Log
 from minipnp.app.models import advice, open_model
 from minipnp.app.options import (
+    INVERSION,
     PLACE,
     SAID,
     TAKING,
@@ -19,6 +20,7 @@ from minipnp.app.options import (
     add_pictures,
     add_taking_options,
     by_method,
+    flag_of,
     pictures_of,
     words,
 )
@@ -71,11 +73,13 @@ def compare_options(here: Parser) -> None:
 def compare_command(given: dict, argv: list[str]) -> int:
     pictures_of(given)
     log = Log(given.get("quiet", False))
+    asked = given
     given = with_the_example(given, log)
     if not given.get("prompt") or not given.get("source"):
         raise InputError("give --prompt, what to make of the picture, and --source, what it shows now")
     names = tuple(given.get("methods") or COMPARED)
     check_runs(names)
+    refuse_useless_to_compare(asked, given, names)
     if "image" in given:
         read_image(given["image"])
     name = stem(Path(given["image"])) if "image" in given else slug(given["source"])
@@ -84,7 +88,7 @@ def compare_command(given: dict, argv: list[str]) -> int:
         sd, model = open_model(given, log)
         advised = advice(given)
         o, picture, about = open_shared_original(given, advised, sd, log)
-        if given.get("word") is None:
+        if given.get("word") is None and {"masked-pnp", "p2p-blend", "masactrl"} & {*names}:
             log.note("without --word masked-pnp is left out, and MasaCtrl is without masks")
         if "negative" in given and any(RUNS[name].method == "pix2pix-zero" for name in names):
             log.note("pix2pix-zero takes no --negative: its regularised inversion is without guidance")
@@ -105,6 +109,18 @@ def compare_command(given: dict, argv: list[str]) -> int:
         files = {"compare.png": (sheet(*grid), settings)}
         print(*save_results(out, files, record(settings, log, argv, table=table.splitlines())), sep="\n")
     return 0
+
+
+def refuse_useless_to_compare(asked: dict, given: dict, names: tuple[str, ...]) -> None:
+    """Raises InputError for an option that would change nothing. given: asked, and what the example fills in."""
+    generated = "image" not in given
+    useless = {name: "the original is generated here, not an --image" for name in (*INVERSION, "square", "vae_sampled")}
+    useless = useless if generated else {"source_scale": "the original is an --image here"}
+    if "p2p-blend" not in names or given.get("word") is None:
+        useless["blend_threshold"] = "it is that of p2p-blend, which needs --word"
+    for name, why in useless.items():
+        if name in asked:
+            raise InputError(f"{flag_of(name)} changes nothing, {why}: leave it out")
 
 
 def made_by_all(

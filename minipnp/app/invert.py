@@ -13,13 +13,13 @@ from minipnp.app.options import (
     add_options,
     add_pictures,
     add_taking_options,
+    flag_of,
     one_of,
     pictures_of,
 )
 from minipnp.app.presets import PRESETS, preset
 from minipnp.app.results import check_writable, picture_of
 from minipnp.app.translate import taken
-from minipnp.app.useless import flag_of
 from minipnp.errors import InputError
 from minipnp.files.guidance_file import save_guidance
 from minipnp.files.images import read_image, to_tensor

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
             return f"{argument!r} is one argument too many"
         flag = argument.partition("=")[0]
         known = [flag for action in self._actions for flag in action.option_strings]
-        near = difflib.get_close_matches(flag, known, n=1)
+        near = difflib.get_close_matches(flag.lower(), known, n=1)
         return f"there is no option {flag}" + (f", did you mean {near[0]}?" if near else "")
 
 
@@ -107,7 +107,7 @@ def by_method() -> dict[str, list[tuple[str, Option]]]:
 def add_shared_option(group, having: list[tuple[str, Option]], also: bool = True) -> None:
     """Adds an option that several methods have, with the default of each."""
     (first, o), *others = having
-    help = o.help
+    help = o.help + ("; repeat for several" if o.form.repeats else "")
     if others and also:
         help += f"; also of {', '.join(name for name, _ in others)}"
     defaults: dict[str, list[str]] = {}
@@ -121,6 +121,10 @@ def add_shared_option(group, having: list[tuple[str, Option]], also: bool = True
         rest = [f"{', '.join(names)} {value}" for value, names in defaults.items() if value != usual]
         help += f" (default: {usual}; {'; '.join(rest)})"
     add(group, o.flag, help.replace("%", "%%"), o.form, o.name)
+
+
+def flag_of(name: str) -> str:
+    return by_method()[name][0][1].flag if name in by_method() else "--" + name.lower().replace("_", "-")
 
 
 def add_method_options(here: Parser, but: Iterable[str] = ()) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from minipnp.app.log import Log
+from minipnp.app.options import flag_of, pictures_of
 from minipnp.errors import InputError
 
 ALLOWED = {"repeat", "out", "device", "quiet"}
@@ -20,17 +21,16 @@ def repeat(given: dict, read_options: Callable[[list[str]], dict], run: Callable
     read_options: the arguments of a command line → its options. run: options and arguments → the files, run.json last.
     """
     log = Log(given.get("quiet", False))
+    pictures_of(given)
     if more := sorted(given.keys() - ALLOWED):
-        flags = ", ".join("--" + name.replace("_", "-").lower() for name in more)
-        raise InputError(f"{flags}: --repeat takes all options from the earlier run; only --out, --device go with it")
+        flags = ", ".join(map(flag_of, more))
+        raise InputError(
+            f"{flags}: --repeat takes all options from the earlier run; only --out, --device and --quiet go with it"
+        )
     place = Path(given["repeat"]).expanduser().absolute()
     before = read_run(place)
     argv = before["argv"][3:]
-    out = (
-        Path(given["out"]).expanduser().absolute()
-        if "out" in given
-        else place.parent.with_name(f"{place.parent.name}-again")
-    )
+    out = Path(given["out"]).expanduser().absolute() if "out" in given else beside(place)
     with within(before["cwd"]), threads(before["machine"]["threads"]):
         options = read_options(argv[1:]) | {"out": str(out)}
         options |= {name: given[name] for name in ("device", "quiet") if name in given}
@@ -41,11 +41,20 @@ def repeat(given: dict, read_options: Callable[[list[str]], dict], run: Callable
     return 0
 
 
+def beside(place: Path) -> Path:
+    """Where the new run goes: horse-again beside the folder horse, x-again.png beside x.png, whose x.run.json it is."""
+    if place.name in ("run.json", "summary.run.json"):
+        return place.parent.with_name(f"{place.parent.name}-again")
+    return place.with_name(f"{place.name.removesuffix('.run.json')}-again.png")
+
+
 def read_run(place: Path) -> dict:
     try:
         run = json.loads(place.read_text(encoding="utf-8"))
         if run["argv"][3] != "translate" or not {"settings", "pictures", "versions", "machine", "cwd"} <= run.keys():
             raise KeyError
+        if type(run["machine"]["threads"]) is not int:
+            raise TypeError
         return run
     except OSError as error:
         raise InputError(f"{place}: cannot be read ({error.strerror or error})") from None

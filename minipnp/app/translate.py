@@ -224,7 +224,7 @@ def plan(given: dict, log: Log) -> Translation:
     if method.name != "pnp":
         name += f"-{method.name}"
     out = where(given, name, many=folder or len(given["prompt"]) > 1)
-    if origin == "file":
+    if origin == "file" and method.guidance is not None:
         try:
             G.for_steps(s.steps)
         except InputError as error:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from minipnp.app.options import INVERSION, by_method
+from minipnp.app.options import INVERSION, by_method, flag_of
 from minipnp.errors import InputError
 from minipnp.methods.method import Method
 from minipnp.options import Options, options_of
@@ -27,6 +27,8 @@ OF_A_PICTURE = (*INVERSION, "reconstruct", "square", "vae_sampled")
 REGULARISED = ("lambda_ac", "lambda_kl", "gain")
 SETTLED = ("image", "size", "square", "vae_sampled", *INVERSION)
 
+UNDER_BOTH = ("pnp", "masked-pnp", "skip-inject")  # they take features under the texts of a generated original
+
 # (options, when they are useless, why)
 USELESS: tuple[tuple[tuple[str, ...], Callable[[Asked], bool], str], ...] = (
     (SETTLED, lambda a: a.origin == "file", "settled by --guidance"),
@@ -34,7 +36,13 @@ USELESS: tuple[tuple[tuple[str, ...], Callable[[Asked], bool], str], ...] = (
     (("source_scale", "both"), lambda a: a.origin == "file", "settled by --guidance"),
     (("source_scale", "both"), lambda a: a.origin == "picture", "the guidance is an --image here"),
     (OF_A_PICTURE, lambda a: a.origin == "text", "the guidance is generated here, not an --image"),
-    (("source",), lambda a: a.origin != "text" and not a.method.reads_source(a.s), "the guidance is an --image here"),
+    (
+        ("source",),
+        lambda a: a.origin == "picture" and not a.method.reads_source(a.s),
+        "the guidance is an --image here",
+    ),
+    (("source",), lambda a: a.origin == "file" and not a.method.reads_source(a.s), "the method does not read it"),
+    (("both",), lambda a: a.method.name not in UNDER_BOTH, "the method takes features under one text"),
     ((*INVERSION, "reconstruct"), lambda a: a.method.guidance is None, "the method does not invert"),
     (INVERSION, lambda a: a.method.name == "pix2pix-zero", "pix2pix-zero inverts in its own way"),
     (REGULARISED, lambda a: a.origin == "text", "a generated picture is not inverted"),
@@ -68,7 +76,3 @@ def refuse_useless(a: Asked) -> None:
         for name in names:
             if name in a.given and useless(a):
                 raise InputError(f"{flag_of(name)} changes nothing, {why}: leave it out")
-
-
-def flag_of(name: str) -> str:
-    return by_method()[name][0][1].flag if name in by_method() else "--" + name.lower().replace("_", "-")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minipnp.ddim import guided, pairs, step
 from minipnp.guidance import Guidance
+from minipnp.methods.align import steps_in
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
 from minipnp.options import LAYERS, SHARE, Options, option, scale_option, steps_option
@@ -39,10 +40,11 @@ def skip_inject(
 
     Yields (level, latent [1, 4, h, w]) after each step.
     """
+    injected_steps = steps_in(s.tau_s, s.steps)
     x = G.x_T
     for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         injected = Features()
-        if i < s.tau_s * s.steps:
+        if i in injected_steps:
             _, injected = unet.tap(G.latents[t], t, G.texts, Tap(s=s.s_layers), stop=True)
         x = step(x, guided(unet, x, t, text, null, s.scale, inject=injected), t, t_prev)
         yield t_prev, x

@@ -54,3 +54,24 @@ def test_an_original_that_is_generated():
 def test_words_of_a_picture_come_with_the_picture(capsys, option):
     assert main(["compare", *MODEL, option]) == 2
     assert "give --image too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        ([*CATS, "--source-scale=3"], "--source-scale changes nothing, the original is an --image here"),
+        (["compare", SAYS, f"--prompt={PROMPT}", "--fixed-point=2"], "--fixed-point changes nothing, the original is"),
+        (["compare", SAYS, f"--prompt={PROMPT}", "--square"], "--square changes nothing, the original is generated"),
+        ([*CATS, "--methods=pnp", "--blend-threshold=0.5"], "--blend-threshold changes nothing, it is that of p2p-bl"),
+        ([*CATS[:-1], "--blend-threshold=0.5"], "--blend-threshold changes nothing"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(argv, says, unloaded, capsys):
+    assert main([*argv, *QUICK]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_example_is_of_any_method_and_says_only_what_concerns_it():
+    assert main(["compare", *QUICK, "--methods=pnp", "--out=o"]) == 0
+    run = run_of("o")
+    assert len(run["table"]) == 3 and not run["notes"]

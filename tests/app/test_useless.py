@@ -26,6 +26,8 @@ WITH: dict[tuple[str, str], list[str]] = {
     ("source_scale", "the guidance is an --image here"): [f"--image={CAT}"],
     ("inversion_steps", "the guidance is generated here, not an --image"): [SAYS],
     ("source", "the guidance is an --image here"): [f"--image={CAT}"],
+    ("source", "the method does not read it"): FILE,
+    ("both", "the method takes features under one text"): [SAYS, "--method=sdedit"],
     ("inversion_steps", "the method does not invert"): [f"--image={CAT}", "--method=sdedit"],
     ("inversion_steps", "pix2pix-zero inverts in its own way"): P2Z,
     ("lambda_ac", "a generated picture is not inverted"): [SAYS, "--method=pix2pix-zero"],

@@ -36,6 +36,18 @@ def test_every_step_is_the_algorithm_s(golden_unet, inputs):
             assert got[i][0] == t_prev and relative(got[i][1], x) <= 1e-5
 
 
+def test_a_share_is_counted_without_a_rounding(golden_unet, inputs, monkeypatch):
+    """0.07 of 100 steps are 7, though 0.07 · 100 is 7.000000000000001 in floating point."""
+    G = guidance_from_latent(golden_unet, inputs["x"], inputs["null"], 100, Inversion(at="next", iterations=0))
+    stopped = []
+    tap = type(golden_unet).tap
+    monkeypatch.setattr(
+        type(golden_unet), "tap", lambda *args, **how: stopped.append(how.get("stop", False)) or tap(*args, **how)
+    )
+    list(skip_inject(golden_unet, G, inputs["text"], inputs["null"], SkipInject(100, tau_s=0.07)))
+    assert sum(stopped) == 7
+
+
 def test_without_a_share_it_is_guided_sampling(golden_unet, inputs):
     x_0, null, text = inputs["x"], inputs["null"], inputs["text"]
     G = guidance_from_latent(golden_unet, x_0, null, 3, HOW)
