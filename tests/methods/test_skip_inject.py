@@ -8,7 +8,7 @@ from conftest import relative
 import minipnp
 from minipnp.ddim import guided, pairs, sample, step, timesteps
 from minipnp.files.images import find_images, fit, read_image, to_tensor
-from minipnp.guidance import Inversion, guidance_from_latent
+from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
 from minipnp.measure.edges import edge_correlation
 from minipnp.methods.skip_inject import SkipInject, skip_inject
 from minipnp.slots import Features, Tap, decoder
@@ -75,6 +75,31 @@ def test_a_pass_s_own_skip_connections_change_no_bit(golden_unet, inputs):
     assert only.s.keys() == {*decoder(4)} and taken.only(Tap(f=decoder(4))) is None
     two = Features(s={decoder(4)[0]: torch.cat([taken.s[decoder(4)[0]]] * 2)})
     assert two.rows([0, 1, 1]).s[decoder(4)[0]].shape[0] == 3
+
+
+def test_a_picture_s_own_skip_connections_give_it_again_to_the_bit(golden_unet, inputs):
+    """All twelve at all steps, under its own text: each pass is then the one that they were taken from."""
+    x_0, null = inputs["x"], inputs["null"]
+    G = guidance_from_latent(golden_unet, x_0, null, 4, Inversion(at="current", iterations=0, resample=4))
+    got = dict(skip_inject(golden_unet, G, null, null, SkipInject(4, 1.0, range(12), scale=1.0)))
+    with torch.no_grad():
+        again = dict(sample(lambda x, t: golden_unet(x, t, null), G.x_T, timesteps(4)))
+    assert all(torch.equal(got[t], x) for t, x in again.items())
+    assert all(torch.equal(got[t], G.latents[t]) for t in timesteps(4)[1:])
+
+
+def test_under_both_texts_each_branch_has_its_own(golden_unet, inputs):
+    """Of a generated original: the first tapped row is for the unconditional branch, the second for the other."""
+    null, text, source = inputs["null"], inputs["text"], inputs["text"].flip(1)
+    G = guidance_from_text(golden_unet, inputs["x"], source, null, 2, both=True)
+    t, t_prev = timesteps(2)
+    got = dict(skip_inject(golden_unet, G, text, null, SkipInject(2, tau_s=1.0, scale=3.0)))
+    with torch.no_grad():
+        e = []
+        for own, branch in ((source, text), (null, null)):
+            _, taken = golden_unet.tap(G.latents[t], t, own, Tap(s=decoder(4, 5)))
+            e.append(golden_unet(G.x_T, t, branch, Features(s=taken.s)))
+    assert relative(got[t_prev], step(G.x_T, 3.0 * e[0] - 2.0 * e[1], t, t_prev)) <= 1e-5
 
 
 @torch.no_grad()
