@@ -17,6 +17,9 @@ from minipnp.unet import UNet
 Progress = Callable[[Iterable, int, str], Iterable]  # (things, how many, what they are) → the same things, one by one
 
 
+SOURCE_SCALE = 5.0  # guidance scale at which a guidance image is generated, where nobody says another
+
+
 def silent(things: Iterable, total: int, what: str) -> Iterable:
     return things
 
@@ -77,6 +80,10 @@ class Inversion(Options):
 
     def steps_for(self, edit_steps: int) -> int:
         return self.steps or edit_steps
+
+    def record_for(self, edit_steps: int) -> dict[str, object]:
+        """Its record, with the number of steps that it has for such an edit."""
+        return self.record() | {"inversion_steps": self.steps_for(edit_steps)}
 
     def schedule(self, edit_steps: int) -> tuple[list[int], list[int]]:
         """The levels of the inversion, and of the resampling (none: []), for an edit in so many steps, noisiest first.
@@ -148,7 +155,7 @@ def guidance_from_text(
     source: Tensor,
     null: Tensor,
     edit_steps: int,
-    scale: float = 5.0,
+    scale: float = SOURCE_SCALE,
     both: bool = False,
     progress: Progress = silent,
 ) -> Guidance:
@@ -179,7 +186,7 @@ def residuals(unet: UNet, G: Guidance, checks: int) -> dict[int, float]:
     By level the `ddim.residual` of the step to it from the level below: 0 is exact. One evaluation of ε_θ each.
     """
     levels = sorted(G.latents)
-    below = dict(zip(levels, [CLEAN, *levels], strict=False))
+    below = dict(zip(levels, [CLEAN, *levels[:-1]], strict=True))
     x = {**G.latents, CLEAN: G.x_0}
 
     def eps(x: Tensor, t: int) -> Tensor:

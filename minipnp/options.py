@@ -216,8 +216,10 @@ TEXT = Form("a text", _text, metavar="TEXT")
 WORD = Form("a word, or WORD=WORD for the source's and the prompt's", _text, metavar="WORD[=WORD]")
 WORDS = Form("words, each WORD or WORD=WORD", _texts, write=list, metavar="WORD[=WORD]", repeats=True)
 AMOUNTS = Form("WORD=X", _amounts, amount_of_text, write=dict, metavar="WORD=X", repeats=True)
-PATH = Form("a path", lambda value: str(value), metavar="PATH", files=lambda value: [value])
-OUTPUT = Form("a path", lambda value: str(value), metavar="PATH")
+TEXTS = Form("a text", _texts, write=list, metavar="TEXT", repeats=True)
+NAME = replace(TEXT, says="a name", metavar="NAME")
+PLACE = replace(TEXT, says="a path", metavar="PATH")
+PATH = replace(PLACE, files=lambda value: [value])  # of a file whose contents decide on the result
 
 
 def steps_option() -> Any:

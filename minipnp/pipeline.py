@@ -1,10 +1,11 @@
-"""From words and pictures to pictures: what the command line does, for use from Python.
+"""From words and pictures to pictures by Plug-and-Play, for use from Python.
 
 sd = minipnp.load("weights/bundled")
 G = minipnp.guidance_from_picture(sd, picture)
 pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"], settings=minipnp.PnP(scale=3))
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,15 @@ from torch import Tensor
 
 from minipnp.ddim import guided, sample, timesteps
 from minipnp.errors import InputError
-from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
+from minipnp.guidance import (
+    SOURCE_SCALE,
+    Guidance,
+    Inversion,
+    Progress,
+    guidance_from_latent,
+    guidance_from_text,
+    silent,
+)
 from minipnp.model import StableDiffusion
 from minipnp.options import SEED, Options, option, scale_option, steps_option, whole
 from minipnp.pnp import PnP, plug_and_play
@@ -22,7 +31,7 @@ from minipnp.pnp import PnP, plug_and_play
 def guidance_from_picture(
     sd: StableDiffusion,
     picture: Tensor,
-    edit_steps: int = 50,
+    edit_steps: int = PnP.steps,
     how: Inversion = Inversion(),
     vae_seed: int | None = None,
     progress: Progress = silent,
@@ -45,8 +54,8 @@ def guidance_from_prompt(
     sd: StableDiffusion,
     prompt: str,
     seed: int,
-    edit_steps: int = 50,
-    scale: float = 5.0,
+    edit_steps: int = PnP.steps,
+    scale: float = SOURCE_SCALE,
     both: bool = False,
     height: int | None = None,
     width: int | None = None,
@@ -67,15 +76,26 @@ def translate(
     progress: Progress = silent,
 ) -> Tensor:
     """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]."""
-    x_T = None
-    if settings.random_start is not None:
-        check_noise(settings.steps)
-        x_T = sd.noise(*G.x_T.shape[2:], settings.random_start)
-    texts = [sd.embed(prompt) for prompt in prompts]
-    against = None if negative is None else sd.embed(negative)
-    steps = plug_and_play(sd.unet, G, texts, sd.embed(""), against, settings, x_T)
+    steps = translation(sd, G, prompts, negative, settings)
     *_, (_, x_0) = progress(steps, settings.steps, "translation")
     return sd.decode(x_0)
+
+
+def translation(
+    sd: StableDiffusion, G: Guidance, prompts: Sequence[str], negative: str | None, settings: PnP
+) -> Iterator[tuple[int, Tensor]]:
+    """The steps of Plug-and-Play for prompts: yields (level, latents [n, 4, h, w]) after each."""
+    texts = [sd.embed(prompt) for prompt in prompts]
+    against = None if negative is None else sd.embed(negative)
+    return plug_and_play(sd.unet, G, texts, sd.embed(""), against, settings, random_start(sd, G, settings))
+
+
+def random_start(sd: StableDiffusion, G: Guidance, settings: PnP) -> Tensor | None:
+    """The noise that an edit starts from in the place of the guidance's x_T; None: it starts from that."""
+    if settings.random_start is None:
+        return None
+    check_noise(settings.steps)
+    return sd.noise(*G.x_T.shape[2:], settings.random_start)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ class PnP(Options):
     """The settings of an edit. The defaults are those of pnp-diffusers.
 
     Shares of the steps count from the noisiest. alpha: 1 weighs only ∅, 0 only P_n. alpha_schedule: α stays
-    ("constant") or falls, to 0 ("linear") or to α/e⁶ ("exp").
+    ("constant") or falls, to 0 ("linear") or to α/e⁶ ("exp"). random_start is drawn by the caller (pipeline.py).
     """
 
     steps: int = steps_option()

@@ -9,8 +9,6 @@ from minipnp.app.log import Log
 from minipnp.app.models import advice, open_model
 from minipnp.app.options import (
     INVERSION,
-    PLACE,
-    SAID,
     TAKING,
     Parser,
     add,
@@ -20,13 +18,13 @@ from minipnp.app.options import (
     add_pictures,
     add_taking_options,
     by_method,
-    flag_of,
     pictures_of,
     words,
 )
 from minipnp.app.results import picture_of, record, save_results, where
 from minipnp.app.table import as_table
 from minipnp.app.translate import taken
+from minipnp.app.useless import refuse
 from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.files.images import psnr, read_image, to_image, to_tensor
@@ -34,10 +32,13 @@ from minipnp.files.names import slug, stem
 from minipnp.guidance import Inversion
 from minipnp.measure.benchmarks import Pair
 from minipnp.measure.edges import edge_correlation
+from minipnp.measure.evaluation import STEPS
 from minipnp.measure.runs import COMPARED, RUNS, check_runs, run_on
 from minipnp.methods.original import Original, Taking
+from minipnp.methods.registry import METHODS
 from minipnp.model import StableDiffusion
-from minipnp.options import STEPS
+from minipnp.options import PLACE, TEXT
+from minipnp.options import STEPS as STEPS_FORM
 from minipnp.pipeline import check_sides
 from minipnp.pnp import PnP
 from minipnp.see.sheet import sheet
@@ -50,18 +51,26 @@ EXAMPLE = {  # of the bundled pictures
     "blend_threshold": 0.7,  # its cross-attention is flatter than SD-1.5's, for which 0.3 is made
 }
 SHARED_SCALE = 7.5  # of an original that is generated for several methods, where the model advises none
-USUAL_STEPS = 50
+USELESS_TO_COMPARE = (  # of what is given, with the example where that is used, and the names of the methods
+    ((*INVERSION, "square", "vae_sampled"), lambda a: "image" not in a[0], "the original is generated, not an --image"),
+    (("source_scale",), lambda a: "image" in a[0], "the original is an --image here"),
+    (
+        ("blend_threshold",),
+        lambda a: "p2p-blend" not in a[1] or a[0].get("word") is None,
+        "it is that of p2p-blend, which needs --word",
+    ),
+)
 
 
 def compare_options(here: Parser) -> None:
     here.description += "\n\nWithout a picture and --source: the bundled example."
     add_pictures(here, "the picture to edit")
-    add(here, "--prompt", "what to make of it", SAID)
-    add(here, "--source", "what it shows now; without a picture, the text it is generated from", SAID)
-    add(here, "--negative", "what to keep away from, instead of the empty prompt", SAID)
-    add(here, "--word", "the object: horse, or horse=cow for the source's and the prompt's", SAID)
+    add(here, "--prompt", "what to make of it", TEXT)
+    add(here, "--source", "what it shows now; without a picture, the text it is generated from", TEXT)
+    add(here, "--negative", "what to keep away from, instead of the empty prompt", TEXT)
+    add(here, "--word", "the object: horse, or horse=cow for the source's and the prompt's", TEXT)
     add(here, "--methods", f"any of {', '.join(RUNS)} (default: {','.join(COMPARED)})", words(*RUNS))
-    add(here, "--steps", f"steps of every method (default: {USUAL_STEPS})", STEPS)
+    add(here, "--steps", f"steps of every method (default: {STEPS})", STEPS_FORM)
     (_, blend_threshold), *_ = by_method()["blend_threshold"]
     add_option(here, blend_threshold)
     add(here, "--out", "a folder, or NAME.png (default: out/PICTURE'S NAME-compare)", PLACE)
@@ -79,7 +88,7 @@ def compare_command(given: dict, argv: list[str]) -> int:
         raise InputError("give --prompt, what to make of the picture, and --source, what it shows now")
     names = tuple(given.get("methods") or COMPARED)
     check_runs(names)
-    refuse_useless_to_compare(asked, given, names)
+    refuse(USELESS_TO_COMPARE, asked, (given, names))
     if "image" in given:
         read_image(given["image"])
     name = stem(Path(given["image"])) if "image" in given else slug(given["source"])
@@ -90,18 +99,18 @@ def compare_command(given: dict, argv: list[str]) -> int:
         o, picture, about = open_shared_original(given, advised, sd, log)
         if given.get("word") is None and {"masked-pnp", "p2p-blend", "masactrl"} & {*names}:
             log.note("without --word masked-pnp is left out, and MasaCtrl is without masks")
-        if "negative" in given and any(RUNS[name].method == "pix2pix-zero" for name in names):
+        if "negative" in given and any(METHODS[RUNS[name].method].own_inversion for name in names):
             log.note("pix2pix-zero takes no --negative: its regularised inversion is without guidance")
         made = made_by_all(names, given, advised, o, log)
         rows = [
             (label, f"{seconds:.1f}", f"{psnr(image, picture):.1f}", f"{likeness(image, picture):.2f}")
             for label, image, seconds in made
         ]
-        round_trip = to_image(o.picture(given.get("steps", USUAL_STEPS)))
+        round_trip = to_image(o.picture(given.get("steps", STEPS)))
         cells = [("source", picture), ("VAE round trip", round_trip), *((label, image) for label, image, _ in made)]
         chosen = {name: given.get(name) for name in ("negative", "blend_threshold", "word", "steps")}
-        asked = {"prompts": [given["prompt"]], "methods": list(names)}
-        settings = about | chosen | advised | asked | model
+        about |= {"prompts": [given["prompt"]], "methods": list(names)}
+        settings = about | chosen | advised | model
         table = as_table(("method", "seconds", "PSNR", "edges"), rows)
         for line in table.splitlines():
             log.say(line)
@@ -109,18 +118,6 @@ def compare_command(given: dict, argv: list[str]) -> int:
         files = {"compare.png": (sheet(*grid), settings)}
         print(*save_results(out, files, record(settings, log, argv, table=table.splitlines())), sep="\n")
     return 0
-
-
-def refuse_useless_to_compare(asked: dict, given: dict, names: tuple[str, ...]) -> None:
-    """Raises InputError for an option that would change nothing. given: asked, and what the example fills in."""
-    generated = "image" not in given
-    useless = {name: "the original is generated here, not an --image" for name in (*INVERSION, "square", "vae_sampled")}
-    useless = useless if generated else {"source_scale": "the original is an --image here"}
-    if "p2p-blend" not in names or given.get("word") is None:
-        useless["blend_threshold"] = "it is that of p2p-blend, which needs --word"
-    for name, why in useless.items():
-        if name in asked:
-            raise InputError(f"{flag_of(name)} changes nothing, {why}: leave it out")
 
 
 def made_by_all(
@@ -169,7 +166,7 @@ def open_shared_original(given: dict, advised: dict, sd: StableDiffusion, log: L
     """What is edited; its picture; and what the records say of it."""
     taking = Taking.given(given)
     inversion = Inversion.given(given)
-    steps = given.get("steps", USUAL_STEPS)
+    steps = given.get("steps", STEPS)
     size = taking.size or sd.size
     check_sides(sd, size, size)
     if "image" not in given:
@@ -181,6 +178,5 @@ def open_shared_original(given: dict, advised: dict, sd: StableDiffusion, log: L
     path = Path(given["image"])
     picture = taken(path, sd, taking)
     o = Original.from_picture(sd, to_tensor(picture), given["source"], taking, inversion, PnP(), log.progress)
-    inverting = inversion.record() | {"inversion_steps": inversion.steps_for(steps)}
-    about = {"source": given["source"]} | taking.record() | inverting | picture_of(path)
+    about = {"source": given["source"]} | taking.record() | inversion.record_for(steps) | picture_of(path)
     return o, picture, about | {"pixels": list(picture.size)}

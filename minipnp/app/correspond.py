@@ -7,10 +7,11 @@ import torch
 
 from minipnp.app.log import Log
 from minipnp.app.models import open_model
-from minipnp.app.options import NAME, PLACE, POINTS, Parser, add, add_model_options, add_options, pictures_of
+from minipnp.app.options import POINTS, Parser, add, add_model_options, add_options, pictures_of
 from minipnp.app.results import record, save_results, where
 from minipnp.app.seen import (
     SHOWS,
+    USELESS_TO_SEE,
     USUAL_LAYER,
     Looking,
     Request,
@@ -18,14 +19,14 @@ from minipnp.app.seen import (
     add_looking_options,
     gather,
     one_layer,
-    refuse_unused_to_see,
     uncropped,
 )
 from minipnp.app.table import as_table
+from minipnp.app.useless import refuse
 from minipnp.errors import InputError
 from minipnp.files.images import read_image
 from minipnp.files.names import slug
-from minipnp.options import NUMBER, STEPS, Options, choice, option, whole
+from minipnp.options import NAME, NUMBER, PLACE, STEPS, Options, choice, option, whole
 from minipnp.pipeline import check_sides
 from minipnp.see import collect, figures, match, show, spair
 from minipnp.see.sheet import sheet
@@ -124,7 +125,7 @@ def pck(given: dict, argv: list[str]) -> int:
             raise InputError(f"--pck has its pictures and points from the folder: leave {name} out")
     if len(prompts := given.get("prompt", [""])) > 1:
         raise InputError("--pck takes one --prompt, in which {category} is the pair's")
-    refuse_unused_to_see(given)
+    refuse(USELESS_TO_SEE, given, given)
     s = Matching.given(given)
     how = Looking.given(given)
     log = Log(given.get("quiet", False))

@@ -10,15 +10,7 @@ import torch
 
 from minipnp.app.log import Log
 from minipnp.app.models import advice, open_model
-from minipnp.app.options import (
-    PLACE,
-    Parser,
-    add,
-    add_inversion_options,
-    add_model_options,
-    add_taking_options,
-    words,
-)
+from minipnp.app.options import Parser, add, add_inversion_options, add_model_options, add_taking_options, words
 from minipnp.app.results import check_out, record
 from minipnp.errors import InputError
 from minipnp.files.atomic import write_text_atomic
@@ -27,8 +19,8 @@ from minipnp.guidance import Inversion
 from minipnp.measure import benchmarks, metrics, records, report
 from minipnp.measure.evaluation import RECONSTRUCTION, STEPS, Plan, carry_out, check
 from minipnp.measure.runs import EVALUATED, RUNS
+from minipnp.options import PLACE, whole
 from minipnp.options import STEPS as STEPS_FORM
-from minipnp.options import whole
 
 
 def evaluate_options(here: Parser) -> None:

@@ -3,9 +3,6 @@
 from minipnp.app.log import Log
 from minipnp.app.models import advice, open_model
 from minipnp.app.options import (
-    PLACE,
-    SAID,
-    SAID_OFTEN,
     Parser,
     add,
     add_inversion_options,
@@ -22,7 +19,7 @@ from minipnp.files.images import find_images, read_image, to_image, to_tensor
 from minipnp.files.names import stem
 from minipnp.guidance import Inversion
 from minipnp.methods.original import Taking
-from minipnp.options import SEED
+from minipnp.options import PLACE, SEED, TEXT, TEXTS
 from minipnp.pipeline import check_noise, guidance_from_picture
 from minipnp.pnp import PnP
 from minipnp.see.injection import FIG_5, every, injections
@@ -33,8 +30,8 @@ EDIT = ("steps", "tau_f", "tau_A", "scale")
 
 def injection_options(here: Parser) -> None:
     add_pictures(here, "the guidance")
-    add(here, "--prompt", "what to make of it", SAID_OFTEN)
-    add(here, "--negative", "what to keep away from, instead of the empty prompt", SAID)
+    add(here, "--prompt", "what to make of it", TEXTS)
+    add(here, "--negative", "what to keep away from, instead of the empty prompt", TEXT)
     add(here, "--seed", "seed of the random x_T (default: 1)", SEED)
     add_options(here, PnP, EDIT)
     add_taking_options(here, "size", "square")
@@ -76,11 +73,10 @@ def injection_command(given: dict, argv: list[str]) -> int:
             *_, (_, x_0) = log.progress(steps, s.steps, "translations")
         cells = [("guidance", picture)]
         cells += [(v.label, to_image(x)) for v, x in zip(FIG_5, sd.decode(x_0), strict=True)]
-        inverting = inversion.record() | {"inversion_steps": inversion.steps_for(s.steps)}
         about = {"picture": path.name, "prompts": prompts, "negative": negative, "random_x_T": seed}
         how = {name: value for name, value in s.record().items() if not name.endswith("_layers")}
         sizes = {"size": taking.size, "square": taking.square, "variants": [v.label for v in FIG_5]}
-        settings = about | how | inverting | sizes | model
+        settings = about | how | inversion.record_for(s.steps) | sizes | model
         page = sheet(cells[:4], cells[4:])
         print(*save_results(out, {"injection.png": (page, settings)}, record(settings, log, argv)), sep="\n")
     return 0

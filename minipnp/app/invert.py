@@ -5,7 +5,6 @@ from pathlib import Path
 from minipnp.app.log import Log
 from minipnp.app.models import open_model
 from minipnp.app.options import (
-    PLACE,
     Parser,
     add,
     add_inversion_options,
@@ -14,7 +13,6 @@ from minipnp.app.options import (
     add_pictures,
     add_taking_options,
     flag_of,
-    one_of,
     pictures_of,
 )
 from minipnp.app.presets import PRESETS, preset
@@ -27,7 +25,7 @@ from minipnp.files.names import stem
 from minipnp.guidance import Inversion
 from minipnp.methods.original import Taking
 from minipnp.methods.plug_and_play import evaluations
-from minipnp.options import SWITCH
+from minipnp.options import PLACE, SWITCH, choice
 from minipnp.pipeline import check_sides, guidance_from_picture
 from minipnp.pnp import PnP
 
@@ -40,7 +38,7 @@ def invert_options(here: Parser) -> None:
     add(here, "--out", "a name in .safetensors (default: out/PICTURE'S NAME.safetensors)", PLACE)
     add(here, "--features", "keep features too: larger, and the edit needs no passes for them", SWITCH)
     add_taking_options(here, "size", *TAKEN)
-    add(here, "--like", "take the defaults of this codebase; the last two are the authors' own", one_of(*PRESETS))
+    add(here, "--like", "take the defaults of this codebase; the last two are the authors' own", choice(*PRESETS))
     add_options(here.add_argument_group("the translation to come: what is kept for it"), PnP, KEPT)
     add_inversion_options(here)
     add_model_options(here)
@@ -84,8 +82,8 @@ def invert_command(given: dict, argv: list[str]) -> int:
             vae_seed = taking.seed if taking.vae_sampled else None
             keep = s if features else None
             G = guidance_from_picture(sd, to_tensor(picture), s.steps, inversion, vae_seed, log.progress, keep)
-        inverting = inversion.record() | {"inversion_steps": inversion.steps_for(s.steps)}
-        options = {"steps": s.steps} | {name: taking.record()[name] for name in TAKEN} | inverting
+        options = {"steps": s.steps} | {name: taking.record()[name] for name in TAKEN}
+        options |= inversion.record_for(s.steps)
         kept = {name: value for name, value in s.record().items() if name in KEPT} if G.features else None
         about = {"guidance": picture_of(path), "like": like, "options": options, "pixels": list(picture.size)}
         print(save_guidance(out, G, about | {"kept": kept} | model))

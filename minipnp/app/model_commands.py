@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from minipnp.app.models import model_of
-from minipnp.app.options import NAME, Parser, add
+from minipnp.app.options import Parser, add
 from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.files.known_words import FILE, KnownWords
+from minipnp.options import NAME
 
 
 def weights_options(here: Parser) -> None:

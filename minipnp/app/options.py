@@ -9,7 +9,7 @@ from minipnp.errors import InputError
 from minipnp.guidance import Inversion
 from minipnp.methods.original import Taking
 from minipnp.methods.registry import METHODS
-from minipnp.options import Form, Option, options_of
+from minipnp.options import NAME, PLACE, SWITCH, Form, Option, choice, options_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,7 +57,7 @@ def reader(form: Form) -> Callable[[str], object]:
     return read
 
 
-def add(group, flag: str, help: str, form: Form, dest: str | None = None, positional: str | None = None) -> None:
+def add(group, flag: str, help: str, form: Form, dest: str | None = None) -> None:
     """Adds an option whose value has this form."""
     dest = dest or flag.removeprefix("--").replace("-", "_")
     if form.switch:
@@ -80,9 +80,9 @@ def shown(form: Form, value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def add_option(group, o: Option, help: str | None = None) -> None:
+def add_option(group, o: Option) -> None:
     """Adds an option of a settings class; its default, which the class has, is shown."""
-    help = help or o.help
+    help = o.help
     if has_default(o):
         help += f" (default: {shown(o.form, o.default)})"
     add(group, o.flag, help.replace("%", "%%"), o.form, o.name)
@@ -106,7 +106,7 @@ def by_method() -> dict[str, list[tuple[str, Option]]]:
 
 def add_shared_option(group, having: list[tuple[str, Option]], also: bool = True) -> None:
     """Adds an option that several methods have, with the default of each."""
-    (first, o), *others = having
+    (_, o), *others = having
     help = o.help + ("; repeat for several" if o.form.repeats else "")
     if others and also:
         help += f"; also of {', '.join(name for name, _ in others)}"
@@ -124,7 +124,9 @@ def add_shared_option(group, having: list[tuple[str, Option]], also: bool = True
 
 
 def flag_of(name: str) -> str:
-    return by_method()[name][0][1].flag if name in by_method() else "--" + name.lower().replace("_", "-")
+    """The flag of an option, by its name."""
+    having = by_method().get(name)
+    return having[0][1].flag if having else "--" + name.lower().replace("_", "-")
 
 
 def add_method_options(here: Parser, but: Iterable[str] = ()) -> None:
@@ -156,8 +158,8 @@ def add_model_options(here: Parser) -> None:
     model = here.add_argument_group("model")
     add(model, "--model", "bundled, sd15, a file, a folder, a hub id (default: sd15 if there, or bundled)", NAME)
     add(model, "--vae", "take the VAE from this file or folder", PLACE)
-    add(model, "--prediction-type", "what the UNet predicts, where its files do not say", PREDICTION)
-    add(model, "--ema", "take the averaged weights of a single file", ON_OFF)
+    add(model, "--prediction-type", "what the UNet predicts, where its files do not say", choice("epsilon", "v"))
+    add(model, "--ema", "take the averaged weights of a single file", SWITCH)
     add(model, "--device", "cpu, cuda, cuda:N or mps (default: the best there is)", NAME)
     add(model, "--dtype", "float32, float16 or bfloat16 (default: float16 on CUDA, else float32)", NAME)
     model.add_argument("--low-memory", help="one network at a time on the device", action="store_true", default=None)
@@ -226,20 +228,5 @@ def words(*names: str) -> Form:
     return Form(says, same, read, metavar="NAME,…")
 
 
-def one_of(*names: str) -> Form:
-    def read(text: str) -> str:
-        if text not in names:
-            raise ValueError
-        return text
-
-    return Form(f"one of {', '.join(names)}", same, read, choices=names)
-
-
-NAME = Form("a name", same, metavar="NAME")
-PLACE = Form("a path", same, metavar="PATH")
-SAID = Form("a text", same, metavar="TEXT")
-SAID_OFTEN = Form("a text", same, metavar="TEXT", repeats=True)
-PREDICTION = one_of("epsilon", "v")
-ON_OFF = Form("yes or no", same, switch=True)
 POINTS = Form("places X,Y in pixels, such as '120,64 30,200'", same, _points, metavar="'X,Y …'")
 TIMES = Form("timesteps with commas between them, such as 981,541", same, _times, metavar="T,…")

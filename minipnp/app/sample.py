@@ -2,17 +2,18 @@
 
 from minipnp.app.log import Log
 from minipnp.app.models import advice, open_model
-from minipnp.app.options import PLACE, SAID, SAID_OFTEN, Parser, add, add_model_options, add_options
+from minipnp.app.options import Parser, add, add_model_options, add_options
 from minipnp.app.results import record, save_results, where
 from minipnp.errors import InputError
 from minipnp.files.images import to_image
 from minipnp.files.names import slug
+from minipnp.options import PLACE, TEXT, TEXTS
 from minipnp.pipeline import Sampling, check_noise, draw
 
 
 def sample_options(here: Parser) -> None:
-    add(here, "--prompt", "what to draw; repeat for several; --prompt=-… for a leading dash", SAID_OFTEN)
-    add(here, "--negative", "what to keep away from, instead of the empty prompt", SAID)
+    add(here, "--prompt", "what to draw; repeat for several; --prompt=-… for a leading dash", TEXTS)
+    add(here, "--negative", "what to keep away from, instead of the empty prompt", TEXT)
     add(here, "--out", "a folder, or NAME.png for one picture (default: out/PROMPT)", PLACE)
     add_options(here, Sampling)
     add_model_options(here)

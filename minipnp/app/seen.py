@@ -7,14 +7,15 @@ from pathlib import Path
 from PIL.Image import Image, Resampling
 
 from minipnp.app.log import Log
-from minipnp.app.options import PLACE, SAID_OFTEN, Parser, add, add_options, add_pictures, pictures_of
+from minipnp.app.options import Parser, add, add_options, add_pictures, pictures_of
 from minipnp.app.results import picture_of
+from minipnp.app.useless import refuse
 from minipnp.ddim import timesteps
 from minipnp.errors import InputError
 from minipnp.files.images import LONGEST, find_images, read_image, to_image, to_tensor
 from minipnp.files.names import slug, stem
 from minipnp.model import StableDiffusion
-from minipnp.options import LAYERS, SEED, STEPS, SWITCH, Options, option, whole
+from minipnp.options import LAYERS, PLACE, SEED, STEPS, SWITCH, TEXTS, Options, option, whole
 from minipnp.see.collect import Seen, check_layers, generated, inverted, levels, noised
 from minipnp.see.figures import Picture
 from minipnp.slots import Layer
@@ -32,6 +33,10 @@ class Looking(Options):
     size: int | None = option(None, "short side in pixels (default: the model's own)", whole(1))
 
 
+USELESS_TO_SEE = (
+    (("seed",), lambda a: not a.get("noised") and not a.get("source"), "it is that of --noised and of --source"),
+    (("steps",), lambda a: a.get("noised"), "--noised goes to x_t in one"),
+)
 USUAL_LAYER = "(default: 4, the paper's; 7 where the latent's side has less than 32 cells)"
 SHOWS = "what the files show, once for all or once for each: their text in the network (default: none)"
 
@@ -39,8 +44,8 @@ SHOWS = "what the files show, once for all or once for each: their text in the n
 def add_looking_options(here: Parser, pictures: str, prompt: str = SHOWS) -> None:
     """Which pictures are looked at, and where x_t comes from."""
     add_pictures(here, pictures, many=True)
-    add(here, "--source", "a picture generated from this text; repeat", SAID_OFTEN)
-    add(here, "--prompt", prompt, SAID_OFTEN)
+    add(here, "--source", "a picture generated from this text; repeat", TEXTS)
+    add(here, "--prompt", prompt, TEXTS)
     add_options(here, Looking)
     add(here, "--out", "a folder, or NAME.png for one picture (default: out/PICTURE-COMMAND)", PLACE)
 
@@ -81,7 +86,7 @@ class Request:
             )
         if how.noised and sources:
             raise InputError("--noised is for files, and --source generates a picture: leave one of them out")
-        refuse_unused_to_see(given)
+        refuse(USELESS_TO_SEE, given, given)
         for path in paths:
             read_image(path)
         prompts = prompts * len(paths) if len(prompts) == 1 else prompts or [""] * len(paths)
@@ -111,14 +116,6 @@ class Request:
         if self.how.noised:
             return {"x_t": "noised", "seed": self.how.seed}
         return {"x_t": "inverted or generated", "steps": self.how.steps, "seed": self.how.seed}
-
-
-def refuse_unused_to_see(given: dict) -> None:
-    """Raises InputError for an option that would change nothing."""
-    if "seed" in given and not given.get("noised") and not given.get("source"):
-        raise InputError("--seed changes nothing here, it is that of --noised and of --source: leave it out")
-    if "steps" in given and given.get("noised"):
-        raise InputError("--steps changes nothing here, --noised goes to x_t in one: leave it out")
 
 
 def gather(

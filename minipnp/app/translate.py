@@ -9,9 +9,6 @@ from PIL.Image import Image
 from minipnp.app.log import Log
 from minipnp.app.models import advice, open_model
 from minipnp.app.options import (
-    PLACE,
-    SAID,
-    SAID_OFTEN,
     TAKING,
     Parser,
     add,
@@ -22,7 +19,6 @@ from minipnp.app.options import (
     add_shared_option,
     add_taking_options,
     by_method,
-    one_of,
     pictures_of,
 )
 from minipnp.app.presets import PRESETS, SOURCE_IS_NEGATIVE, preset
@@ -41,7 +37,7 @@ from minipnp.methods.original import Original, Taking
 from minipnp.methods.plug_and_play import evaluations
 from minipnp.methods.registry import METHODS, check_source, edit
 from minipnp.model import StableDiffusion
-from minipnp.options import SWITCH, Options
+from minipnp.options import PLACE, SWITCH, TEXT, TEXTS, Options, choice
 from minipnp.pipeline import check_noise, check_sides, reconstruct
 from minipnp.pnp import PnP
 from minipnp.see.sheet import Cell, scaled, sheet
@@ -65,10 +61,10 @@ def translate_options(here: Parser) -> None:
     options = by_method()
     usual = here.add_argument_group("what people use")
     add_pictures(usual, "the original: a picture, or a folder of pictures")
-    add(usual, "--prompt", "what to make of it; repeat for several; --prompt=-… for a leading dash", SAID_OFTEN)
-    add(usual, "--negative", "what to keep away from, instead of the empty prompt", SAID)
-    add(usual, "--source", "what the original shows; without a picture, the text it is generated from", SAID)
-    add(usual, "--method", "how to edit (default: pnp); the groups below say what each is", one_of(*METHODS))
+    add(usual, "--prompt", "what to make of it; repeat for several; --prompt=-… for a leading dash", TEXTS)
+    add(usual, "--negative", "what to keep away from, instead of the empty prompt", TEXT)
+    add(usual, "--source", "what the original shows; without a picture, the text it is generated from", TEXT)
+    add(usual, "--method", "how to edit (default: pnp); the groups below say what each is", choice(*METHODS))
     add_shared_option(usual, options["steps"], also=False)
     add_shared_option(usual, options["scale"], also=False)
     add_shared_option(usual, options["tau_f"])
@@ -81,7 +77,7 @@ def translate_options(here: Parser) -> None:
     add_inversion_options(here)
     add_method_options(here, but=("steps", "scale", "tau_f", "tau_A"))
     again = here.add_argument_group("other defaults, and an earlier run")
-    add(again, "--like", "take the defaults of this codebase; the last two are the authors' own", one_of(*PRESETS))
+    add(again, "--like", "take the defaults of this codebase; the last two are the authors' own", choice(*PRESETS))
     add(again, "--repeat", "make the run of this run.json again, and say what differs", PLACE)
     add_model_options(here)
 
@@ -91,7 +87,7 @@ class Translation:
     """What `translate` is to do, checked as far as that goes without the model.
 
     origin: of what is edited: "picture", "text" (it is generated from `source`) or "file" (a guidance of `invert`).
-    paths: the pictures, those of a `folder` or one. kept: the edit whose features the guidance's file holds.
+    paths: the pictures, those of a `folder` or one. guidance: the file; made: what made it.
     """
 
     method: Method
@@ -115,8 +111,7 @@ class Translation:
         """What decides the translations, but for the original and the model."""
         about = {"method": self.method.name, "prompts": self.prompts, "negative": self.negative, "like": self.like}
         about |= {"reconstruct": self.reconstruct, "files_sha256": {file: sha256(file) for file in self.s.files()}}
-        inversion = self.inversion.record() | {"inversion_steps": self.inversion.steps_for(self.s.steps)}
-        return about | self.s.record() | self.taking.record() | inversion
+        return about | self.s.record() | self.taking.record() | self.inversion.record_for(self.s.steps)
 
     @property
     def keep(self) -> PnP | None:
@@ -235,21 +230,21 @@ def plan(given: dict, log: Log) -> Translation:
         if method.guidance is not None and inversion.schedule(s.steps)[1] and not inversion.resample:
             log.note("the edit has levels that the inversion has not: the guidance is sampled again from its noise")
     return Translation(
-        method,
-        s,
-        taking,
-        inversion,
-        like,
-        origin,
-        paths,
-        folder,
-        given["prompt"],
-        source,
-        negative,
-        given.get("reconstruct", False),
-        out,
-        file,
-        made,
+        method=method,
+        s=s,
+        taking=taking,
+        inversion=inversion,
+        like=like,
+        origin=origin,
+        paths=paths,
+        folder=folder,
+        prompts=given["prompt"],
+        source=source,
+        negative=negative,
+        reconstruct=given.get("reconstruct", False),
+        out=out,
+        guidance=file,
+        made=made,
     )
 
 

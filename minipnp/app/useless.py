@@ -1,7 +1,8 @@
-"""Options that would change nothing where they are given: one table of them, and one loop that refuses them."""
+"""Options that would change nothing where they are given: the table of `translate`, and the loop for any such table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from minipnp.app.options import INVERSION, by_method, flag_of
 from minipnp.errors import InputError
@@ -27,10 +28,9 @@ OF_A_PICTURE = (*INVERSION, "reconstruct", "square", "vae_sampled")
 REGULARISED = ("lambda_ac", "lambda_kl", "gain")
 SETTLED = ("image", "size", "square", "vae_sampled", *INVERSION)
 
-UNDER_BOTH = ("pnp", "masked-pnp", "skip-inject")  # they take features under the texts of a generated original
+Row = tuple[tuple[str, ...], Callable[[Any], bool], str]  # options, when they are useless, why
 
-# (options, when they are useless, why)
-USELESS: tuple[tuple[tuple[str, ...], Callable[[Asked], bool], str], ...] = (
+USELESS: tuple[Row, ...] = (
     (SETTLED, lambda a: a.origin == "file", "settled by --guidance"),
     (("seed",), lambda a: a.origin == "file" and not a.method.draws, "settled by --guidance"),
     (("source_scale", "both"), lambda a: a.origin == "file", "settled by --guidance"),
@@ -42,14 +42,14 @@ USELESS: tuple[tuple[tuple[str, ...], Callable[[Asked], bool], str], ...] = (
         "the guidance is an --image here",
     ),
     (("source",), lambda a: a.origin == "file" and not a.method.reads_source(a.s), "the method does not read it"),
-    (("both",), lambda a: a.method.name not in UNDER_BOTH, "the method takes features under one text"),
+    (("both",), lambda a: not a.method.under_both, "the method takes features under one text"),
     ((*INVERSION, "reconstruct"), lambda a: a.method.guidance is None, "the method does not invert"),
-    (INVERSION, lambda a: a.method.name == "pix2pix-zero", "pix2pix-zero inverts in its own way"),
+    (INVERSION, lambda a: a.method.own_inversion, "the method inverts in its own way"),
     (REGULARISED, lambda a: a.origin == "text", "a generated picture is not inverted"),
     (
         ("negative",),
-        lambda a: a.method.name == "pix2pix-zero" and a.origin != "text",
-        "the regularised inversion is without guidance",
+        lambda a: a.method.own_inversion and a.origin != "text",
+        "the method's inversion is without guidance",
     ),
     (("save_direction_to",), lambda a: a.has("direction_file"), "--direction is a saved one"),
     (("blend_threshold", "blend_start"), lambda a: not a.has("blend"), "it is that of --blend"),
@@ -72,7 +72,12 @@ def refuse_useless(a: Asked) -> None:
             methods = ", ".join(method for method, _ in having)
             flag = having[0][1].flag
             raise InputError(f"{flag}: not an option of --method {a.method.name}, but of {methods}: leave it out")
-    for names, useless, why in USELESS:
+    refuse(USELESS, a.given, a)
+
+
+def refuse(table: Iterable[Row], given: Mapping[str, object], about: object) -> None:
+    """Raises InputError for the first option that would change nothing. about: what the rows are asked about."""
+    for names, useless, why in table:
         for name in names:
-            if name in a.given and useless(a):
+            if name in given and useless(about):
                 raise InputError(f"{flag_of(name)} changes nothing, {why}: leave it out")

@@ -17,7 +17,7 @@ class FoldedUpsample(Upsample):
     """Computes what `plain` computes, whose weights it shares. The sums are taken in float32, once."""
 
     def __init__(self, plain: Upsample):
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not Upsample's, which would make weights of its own
         self.conv = plain.conv
         merge = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=self.conv.weight.device)
         w = torch.einsum("aip, bjq, ocpq -> abocij", merge, merge, self.conv.weight.float())
@@ -44,8 +44,8 @@ def fold(network: nn.Module) -> None:
 def unfold(network: nn.Module) -> None:
     """Puts the plain form back."""
     for parent, name, up in list(_upsamplings(network)):
-        plain = Upsample.__new__(Upsample)
-        nn.Module.__init__(plain)
+        with torch.device("meta"):
+            plain = Upsample(up.conv.in_channels)
         plain.conv = up.conv
         setattr(parent, name, plain)
 

@@ -28,12 +28,13 @@ from minipnp.measure.metrics import Case, Metrics
 from minipnp.measure.runs import RUNS, UNTOLD_SCALE, check_runs, run_on, seed_of
 from minipnp.measure.ssim import ssim
 from minipnp.methods.original import Original, Taking
+from minipnp.methods.registry import METHODS
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import reconstruct
 from minipnp.pnp import PnP
 
 RECONSTRUCTION = "reconstruction"  # what the inversion lost: x_0 inverted and sampled again, against its decoding
-STEPS = 50
+STEPS = PnP.steps
 
 
 class Listener(Protocol):
@@ -82,7 +83,7 @@ class Plan:
     @property
     def settled(self) -> dict:
         """The inversion, with the steps that it has."""
-        return self.inversion.record() | {"inversion_steps": self.inversion.steps_for(self.steps or STEPS)}
+        return self.inversion.record_for(self.steps or STEPS)
 
     @property
     def given(self) -> dict[str, object]:
@@ -210,8 +211,8 @@ def original_of(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, 
         o = Original.from_text(sd, pair.source, Taking(size=size, seed=seed_of(pair), source_scale=scale))
         return o, _levels(o.picture(plan.steps or STEPS))
     picture = to_tensor(fit(read_image(pair.image), size, sd.multiple))
-    injects = any(RUNS[name].method.endswith("pnp") for name in plan.methods if name != RECONSTRUCTION)
-    keep = PnP() if injects else None
+    settings = [METHODS[RUNS[name].method].settings for name in plan.methods if name != RECONSTRUCTION]
+    keep = PnP() if any(issubclass(s, PnP) for s in settings) else None
     taking = Taking(size=size, seed=seed_of(pair))
     return Original.from_picture(sd, picture, pair.source, taking, plan.inversion, keep), picture
 

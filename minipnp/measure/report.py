@@ -208,6 +208,7 @@ FAMILIES = {  # colour by method, so that ablations of one stand together
     "ddim": "#555555",
     "p2p": "#2e8b57",
     "p2z": "#8a4fa3",
+    "skip": "#1f8a8a",
     "masactrl": "#a67c00",
 }
 MARKERS = "osD^vPX<>"

@@ -18,7 +18,7 @@ from minipnp.errors import InputError
 from minipnp.guidance import Progress, silent
 from minipnp.measure.benchmarks import Pair
 from minipnp.methods.original import Original
-from minipnp.methods.registry import METHODS, check_source, edit
+from minipnp.methods.registry import METHODS, edit
 from minipnp.methods.sdedit import STRENGTHS
 from minipnp.options import Options
 
@@ -47,9 +47,7 @@ class Run:
             return "no word for the object"
         if self.templates and not pair.source:
             return "no text for the picture"
-        try:
-            check_source(METHODS[self.method], self.settings_for(pair, {}), pair.source)
-        except InputError:
+        if not pair.source and METHODS[self.method].needs_source(self.settings_for(pair, {})):
             return "no text for the picture"
         return None
 

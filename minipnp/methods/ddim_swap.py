@@ -53,4 +53,5 @@ METHOD = Method(
     _edit,
     guidance=_inverted,
     needs_source=lambda s: True,
+    under_both=False,
 )

@@ -162,4 +162,5 @@ METHOD = Method(
     needs_source=lambda s: s.word is not None,
     uses_source=lambda s: True,
     check=_check,
+    under_both=False,
 )

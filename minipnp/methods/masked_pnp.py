@@ -28,7 +28,7 @@ from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
 from minipnp.methods.words import word_positions
 from minipnp.options import PATH, SHARE, WORD, option
-from minipnp.pipeline import check_noise
+from minipnp.pipeline import random_start
 from minipnp.pnp import PnP, guidance_features
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import UNet
@@ -166,12 +166,11 @@ def _check(o: Original, prompt: str, s: MaskedPnP) -> None:
 
 def _edit(o: Original, prompt: str, negative: str | None, s: MaskedPnP) -> Steps:
     where = object_of(o, prompt, s)
-    if s.random_start is not None:
-        check_noise(s.steps)
-    x_T = None if s.random_start is None else o.noise(s.random_start)
+    G = o.guidance(s.steps)
     against = None if negative is None else o.sd.embed(negative)
     m = Mask(threshold=s.threshold, share=o.share)
-    return masked_plug_and_play(o.unet, o.guidance(s.steps), o.sd.embed(prompt), o.null, where, against, s, m, x_T)
+    x_T = random_start(o.sd, G, s)
+    return masked_plug_and_play(o.unet, G, o.sd.embed(prompt), o.null, where, against, s, m, x_T)
 
 
 METHOD = Method(

@@ -30,6 +30,8 @@ class Method:
     together: does the same for several prompts, a row each, where they share work; else they are run one by one.
     guidance: the denoising of the original that the method reads; None: it reads none, so nothing is inverted.
     needs_source: whether, with these settings, it needs a text for the original; or_else: what may stand in its place.
+    under_both: whether its features may be taken under both texts of a generated original. own_inversion: it inverts a
+    picture in a way of its own, without guidance.
     check: looks at words and files of one prompt before the original is inverted; raises InputError.
     uses_source: whether it reads that text where there is one; None: only where it needs it. draws: it draws noise.
     source_scale: the guidance scale of a generated original; None: the edit's own, so that its own text gives it again.
@@ -46,6 +48,8 @@ class Method:
     check: Callable[[Original, str, Any], None] = nothing_to_check
     uses_source: Callable[[Any], bool] | None = None
     draws: bool = False
+    under_both: bool = True
+    own_inversion: bool = False
     source_scale: float | None = None
 
     def reads_source(self, s: Options) -> bool:

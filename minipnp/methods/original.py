@@ -1,12 +1,22 @@
 """What is edited: a picture, a generated one, or a guidance in a file; and what the methods need of it, made once."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from minipnp.guidance import Guidance, Inversion, Progress, guidance_from_latent, guidance_from_text, silent
+from minipnp.guidance import (
+    SOURCE_SCALE,
+    Guidance,
+    Inversion,
+    Progress,
+    guidance_from_latent,
+    guidance_from_text,
+    silent,
+)
 from minipnp.methods.maps import usual_share
 from minipnp.methods.regularised import Regularisation, regularised_inversion
 from minipnp.model import StableDiffusion
@@ -15,7 +25,7 @@ from minipnp.pipeline import check_sides, start
 from minipnp.pnp import PnP
 from minipnp.unet import UNet
 
-GENERATED_SCALE = 5.0  # guidance scale of a generated original, where nobody says another
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Original:
         keep: PnP | None,
         progress: Progress,
         x_0: Tensor | None = None,
-        shape: tuple[int, int] = (0, 0),
+        latent_sides: tuple[int, int] | None = None,
         given: Guidance | None = None,
     ):
         self.sd = sd
@@ -60,8 +70,8 @@ class Original:
         self.progress = progress
         self.generated = x_0 is None
         self.null = sd.embed("")
+        self.latent_sides = latent_sides or tuple(x_0.shape[2:])  # height and width, in cells
         self._x_0 = x_0
-        self._shape = shape
         self._given = given
         self._made: dict = {}
 
@@ -91,7 +101,8 @@ class Original:
         """The picture that `source` and the seed generate, a square."""
         side = taking.size or sd.size
         check_sides(sd, side, side)
-        return cls(sd, source, taking, Inversion(), None, progress, shape=(side, side))
+        cells = side // sd.vae.config.factor
+        return cls(sd, source, taking, Inversion(), None, progress, latent_sides=(cells, cells))
 
     @classmethod
     def from_guidance(
@@ -128,15 +139,6 @@ class Original:
         return self.sd.noise(*self.latent_sides, seed % 2**64)
 
     @property
-    def latent_sides(self) -> tuple[int, int]:
-        """Height and width of the latent, in cells."""
-        if self.generated:
-            height, width = (side // self.sd.vae.config.factor for side in self._shape)
-            return height, width
-        height, width = self._x_0.shape[2:]
-        return height, width
-
-    @property
     def share(self) -> float:
         """The share of the latent's side at which maps of words are read."""
         return usual_share(min(self.latent_sides))
@@ -150,14 +152,20 @@ class Original:
 
         by_source: invert under the source's text, not under the empty prompt.
         """
-        key = steps, by_source and not self.generated
+        if self.generated:
+            return self.once(("generated", steps), lambda: self._generated(steps))
+        return self.once(("inverted", steps, by_source), lambda: self._inverted(steps, by_source))
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes; the next time that it is asked for by this key, the same again."""
         if key not in self._made:
-            self._made[key] = self._generated(steps) if self.generated else self._inverted(*key)
+            self._made[key] = make()
         return self._made[key]
 
     def _generated(self, steps: int) -> Guidance:
-        x_T = start(self.sd, *self._shape, self.seed, steps)
-        scale = GENERATED_SCALE if self.taking.source_scale is None else self.taking.source_scale
+        height, width = (side * self.sd.vae.config.factor for side in self.latent_sides)
+        x_T = start(self.sd, height, width, self.seed, steps)
+        scale = SOURCE_SCALE if self.taking.source_scale is None else self.taking.source_scale
         return guidance_from_text(self.unet, x_T, self.text, self.null, steps, scale, self.taking.both, self.progress)
 
     def _inverted(self, steps: int, by_source: bool) -> Guidance:
@@ -172,9 +180,8 @@ class Original:
 
     def regularised(self, steps: int, how: Regularisation) -> Guidance:
         """x_0 inverted under the source's text with noise that is kept white, as pix2pix-zero does."""
-        if (steps, how) not in self._made:
-            self._made[steps, how] = regularised_inversion(self.unet, self._x_0, self.text, steps, how, self.progress)
-        return self._made[steps, how]
+        args = self.unet, self._x_0, self.text, steps, how, self.progress
+        return self.once(("regularised", steps, how), lambda: regularised_inversion(*args))
 
     @torch.no_grad()
     def picture(self, steps: int) -> Tensor:

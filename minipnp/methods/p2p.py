@@ -258,4 +258,5 @@ METHOD = Method(
     guidance=_inverted,
     needs_source=lambda s: True,
     check=_check,
+    under_both=False,
 )

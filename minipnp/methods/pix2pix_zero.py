@@ -30,7 +30,7 @@ from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
 from minipnp.methods.regularised import Regularisation, gradient
 from minipnp.methods.words import pair_of
-from minipnp.options import OUTPUT, PATH, POSITIVE, SWITCH, Form, Options, option, scale_option, steps_option
+from minipnp.options import PATH, PLACE, POSITIVE, SWITCH, Form, Options, option, scale_option, steps_option
 from minipnp.slots import Attn, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
@@ -73,7 +73,7 @@ class Pix2PixZero(Options):
         ),
     )
     direction_file: str | None = option(None, "a direction that was saved", PATH, flag="--direction")
-    save_direction_to: str | None = option(None, "save the direction in this file", OUTPUT, flag="--save-direction")
+    save_direction_to: str | None = option(None, "save the direction in this file", PLACE, flag="--save-direction")
     lambda_ac: float = option(Regularisation.lambda_ac, "weight of the inversion's autocorrelation loss", POSITIVE)
     lambda_kl: float = option(Regularisation.lambda_kl, "weight of the inversion's KL loss", POSITIVE)
     gain: float = option(
@@ -143,7 +143,11 @@ def sentences_of(change: str) -> tuple[list[str], list[str]]:
 
 
 def direction_for(o: Original, prompt: str, s: Pix2PixZero) -> Tensor:
-    """Δc [1, 77, width]: the saved one, that of `change`, or that from the source's text to the prompt."""
+    """Δc [1, 77, width]: the saved one, that of `change`, or that from the source's text to the prompt. Made once."""
+    return o.once((prompt, s), lambda: _direction_for(o, prompt, s))
+
+
+def _direction_for(o: Original, prompt: str, s: Pix2PixZero) -> Tensor:
     if s.direction_file:
         return load_direction(s.direction_file, o.sd.text_encoder.config.width)[0]
     before, after = sentences_of(s.change) if s.change else ([o.source], [prompt])
@@ -171,7 +175,7 @@ def _edit(o: Original, prompt: str, negative: str | None, s: Pix2PixZero) -> Ste
 
 
 def _check(o: Original, prompt: str, s: Pix2PixZero) -> None:
-    direction_for(o, prompt, s)  # some sentences are embedded twice: little beside an inversion
+    direction_for(o, prompt, s)
 
 
 METHOD = Method(
@@ -185,4 +189,6 @@ METHOD = Method(
     or_else=", --change WORD=WORD, or --direction",
     uses_source=lambda s: True,
     draws=True,
+    under_both=False,
+    own_inversion=True,
 )

@@ -2,25 +2,20 @@
 
 from collections.abc import Sequence
 
-from minipnp.guidance import Inversion
+from minipnp.guidance import SOURCE_SCALE, Inversion
 from minipnp.methods.method import Method, Steps
-from minipnp.methods.original import GENERATED_SCALE, Original
-from minipnp.pipeline import check_noise
-from minipnp.pnp import PnP, plug_and_play
+from minipnp.methods.original import Original
+from minipnp.pipeline import translation
+from minipnp.pnp import PnP
 from minipnp.slots import Tap
 
 
-def edit_together(o: Original, prompts: Sequence[str], negative: str | None, s: PnP) -> Steps:
-    if s.random_start is not None:
-        check_noise(s.steps)
-    x_T = None if s.random_start is None else o.noise(s.random_start)
-    texts = [o.sd.embed(prompt) for prompt in prompts]
-    against = None if negative is None else o.sd.embed(negative)
-    return plug_and_play(o.unet, o.guidance(s.steps), texts, o.null, against, s, x_T)
+def _edit_together(o: Original, prompts: Sequence[str], negative: str | None, s: PnP) -> Steps:
+    return translation(o.sd, o.guidance(s.steps), prompts, negative, s)
 
 
 def _edit(o: Original, prompt: str, negative: str | None, s: PnP) -> Steps:
-    return edit_together(o, [prompt], negative, s)
+    return _edit_together(o, [prompt], negative, s)
 
 
 METHOD = Method(
@@ -28,9 +23,9 @@ METHOD = Method(
     "Plug-and-Play: layout by features and self-attention",
     PnP,
     _edit,
-    together=edit_together,
+    together=_edit_together,
     guidance=lambda o, s: o.guidance(s.steps),
-    source_scale=GENERATED_SCALE,
+    source_scale=SOURCE_SCALE,
 )
 
 
@@ -41,7 +36,7 @@ def evaluations(
     negative: bool = False,
     reconstruct: bool = False,
     kept: PnP | None = None,
-    source_scale: float = GENERATED_SCALE,
+    source_scale: float = SOURCE_SCALE,
 ) -> dict[str, int]:
     """How often ε_θ is evaluated for an edit, by phase; a pass over n texts counts as n.
 

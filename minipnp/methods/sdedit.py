@@ -57,4 +57,6 @@ def _edit(o: Original, prompt: str, negative: str | None, s: SDEdit) -> Steps:
     return sdedit(o.unet, o.x_0(s.steps), z, o.sd.embed(prompt), o.against(negative), s)
 
 
-METHOD = Method("sdedit", "SDEdit: noise to a strength, denoise with the prompt", SDEdit, _edit, draws=True)
+METHOD = Method(
+    "sdedit", "SDEdit: noise to a strength, denoise with the prompt", SDEdit, _edit, draws=True, under_both=False
+)

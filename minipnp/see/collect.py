@@ -16,10 +16,11 @@ from torch import Tensor
 
 from minipnp.ddim import CLEAN, guided, invert, noise, sample, timesteps
 from minipnp.errors import InputError
-from minipnp.guidance import Inversion, Progress, silent
+from minipnp.guidance import SOURCE_SCALE, Inversion, Progress, silent
 from minipnp.methods.maps import layers_at, usual_share
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, start
+from minipnp.pnp import PnP
 from minipnp.slots import Layer, Part, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE
 
@@ -42,7 +43,7 @@ def inverted(
     picture: Tensor,
     ts: Collection[int],
     prompt: str = "",
-    steps: int = 50,
+    steps: int = PnP.steps,
     progress: Progress = silent,
 ) -> Seen:
     """x_t by DDIM inversion under `prompt`, unguided. picture: [1, 3, H, W] in [−1, 1]. It ends at the largest of `ts`.
@@ -75,8 +76,8 @@ def generated(
     prompt: str,
     ts: Collection[int],
     seed: int = 0,
-    steps: int = 50,
-    scale: float = 5.0,
+    steps: int = PnP.steps,
+    scale: float = SOURCE_SCALE,
     size: int | None = None,
     progress: Progress = silent,
 ) -> Seen:

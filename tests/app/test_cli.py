@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from shell import COW, ENV, HORSE, QUICK, ROOT, files
+from shell import COW, ENV, HORSE, QUICK, files
 
 import minipnp
 from minipnp.app import models, results
@@ -50,20 +49,6 @@ def test_low_memory_and_compile_reach_the_loader(here, monkeypatch):
     with pytest.raises(pytest.fail.Exception):
         main(["translate", *QUICK, f"--image={HORSE}", COW, "--low-memory", "--compile"])
     assert seen["low_memory"] is True and seen["compile"] is True
-
-
-def test_which_model_and_why(here, capsys, monkeypatch):
-    monkeypatch.setattr(hub, "WEIGHTS", here / "weights")
-    monkeypatch.setattr(hub.resolve, "__defaults__", (here / "weights", False))
-    shutil.copytree(ROOT / "weights/bundled", here / "weights/bundled")
-    quick = ["translate", *LOUD[1:], COW, f"--image={HORSE}"]
-    assert main(quick) == 0
-    assert f"model: {here}/weights/bundled as SD-1.5 is not there" in capsys.readouterr().err
-    os.rename(here / "weights/bundled", here / "weights/sd15")
-    assert main(quick) == 0
-    assert f"model: {here}/weights/sd15 as it is there; on cpu in float32" in capsys.readouterr().err
-    assert main(["translate"]) == 2
-    assert re.fullmatch(r"minipnp: error: .*weights/bundled: not there.*\n", capsys.readouterr().err)
 
 
 def test_the_words_of_a_model(here, capsys):

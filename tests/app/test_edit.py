@@ -8,6 +8,7 @@ import torch
 from shell import CAT, PROMPT, SOURCE
 
 import minipnp
+from minipnp import pipeline
 from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.files.images import fit, read_image, to_tensor
@@ -18,7 +19,6 @@ from minipnp.methods import (
     original,
     p2p,
     pix2pix_zero,
-    plug_and_play,
     sdedit,
     skip_inject,
 )
@@ -74,7 +74,7 @@ def given(sd, picture, monkeypatch):
             return record
 
         algorithms = {
-            "plug_and_play": plug_and_play, "sdedit": sdedit, "ddim_swap": ddim_swap, "prompt_to_prompt": p2p,
+            "plug_and_play": pipeline, "sdedit": sdedit, "ddim_swap": ddim_swap, "prompt_to_prompt": p2p,
             "pix2pix_zero": pix2pix_zero, "masactrl": masactrl, "masked_plug_and_play": masked_pnp,
             "skip_inject": skip_inject, "regularised_inversion": original,
         }  # fmt: skip
@@ -181,6 +181,15 @@ def test_an_inversion_is_made_once_for_all_methods(sd, picture, passes):
     assert sum(passes) == 4  # its own two steps of two texts: DDIM's inversion serves it
     assert o.regularised(2, Regularisation()) is o.regularised(2, Regularisation())
     assert o.regularised(2, Regularisation()) is not o.regularised(2, Regularisation(seed=1))
+
+
+def test_a_direction_is_made_once_for_the_check_and_the_edit(sd, picture, monkeypatch):
+    o, made = Original.from_picture(sd, picture, SOURCE, inversion=TWO), []
+    monkeypatch.setattr(pix2pix_zero, "direction", lambda *texts: made.append(texts) or direction(*texts))
+    s = Pix2PixZero(2, change="cat=dog")
+    METHODS["pix2pix-zero"].check(o, PROMPT, s)
+    edit(o, PROMPT, s)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("s", [PnP(4), MaskedPnP(4, word="cat=tiger")])

@@ -442,6 +442,16 @@ def test_the_verdict_says_on_which_sides_of_zero_the_intervals_lie():
     assert cells[0][1].startswith("+0.200") and cells[0][2].startswith("+0.300") and cells[1][1].startswith("-0.050")
 
 
+def test_the_plot_has_a_colour_for_every_run(folder, tmp_path):
+    pytest.importorskip("matplotlib", reason="pip install -e '.[evaluate]'")
+    p = replace(plan(folder), methods=tuple(RUNS), steps=None)
+    jobs = [job for jobs in p.jobs.values() for job in jobs]
+    assert {job.method for job in jobs} >= {"skip-inject", "pnp", "p2z"}
+    known = {job.key: {"key": job.key, "values": {"structure": 0.1, "clip": 0.2}} for job in jobs}
+    report.plot(p, known, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").exists()
+
+
 def test_the_plot_is_a_picture_and_needs_both_axes(sd, folder, unbroken, tmp_path):
     pytest.importorskip("matplotlib", reason="pip install -e '.[evaluate]'")
     p = plan(folder)
