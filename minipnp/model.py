@@ -3,15 +3,20 @@
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from minipnp.advice import Advice
+from minipnp.options import Options
 from minipnp.slots import Features
 from minipnp.text import TextEncoder
 from minipnp.tokenizer import Tokenizer
 from minipnp.unet import UNet
 from minipnp.vae import VAE
+
+Settings = TypeVar("Settings", bound=Options)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,14 @@ class StableDiffusion:
     source: Source
     device: torch.device
     dtype: torch.dtype
+    advice: Advice = Advice()
+
+    def advised(self, settings: type[Settings], **given: object) -> Settings:
+        """The settings of this class that suit the model: what it advises, else the defaults; `given` wins.
+
+        given: values by the options' names, such as steps=20. Raises InputError for a value out of range.
+        """
+        return settings.given({**self.advice.options, **given})
 
     @property
     def size(self) -> int:

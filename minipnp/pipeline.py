@@ -2,7 +2,7 @@
 
 sd = minipnp.load("weights/bundled")
 G = minipnp.guidance_from_picture(sd, picture)
-pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"], settings=minipnp.PnP(scale=3))
+pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"])
 """
 
 from collections.abc import Iterator, Sequence
@@ -72,10 +72,14 @@ def translate(
     G: Guidance,
     prompts: list[str],
     negative: str | None = None,
-    settings: PnP = PnP(),
+    settings: PnP | None = None,
     progress: Progress = silent,
 ) -> Tensor:
-    """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1]."""
+    """Plug-and-Play: one picture per prompt → [n, 3, H, W], about [−1, 1].
+
+    settings: by default what the model advises, in the guidance's steps.
+    """
+    settings = settings or sd.advised(PnP, steps=len(G.latents))
     steps = translation(sd, G, prompts, negative, settings)
     *_, (_, x_0) = progress(steps, settings.steps, "translation")
     return sd.decode(x_0)
@@ -122,12 +126,12 @@ class Sampling(Options):
 def draw(
     sd: StableDiffusion,
     prompt: str,
-    settings: Sampling = Sampling(),
+    settings: Sampling | None = None,
     negative: str | None = None,
     progress: Progress = silent,
 ) -> Tensor:
-    """A picture from text alone: [1, 3, H, W], about [−1, 1]."""
-    s = settings
+    """A picture from text alone: [1, 3, H, W], about [−1, 1]. settings: by default what the model advises."""
+    s = settings or sd.advised(Sampling)
     x_T = start(sd, s.height or sd.size, s.width or sd.size, s.seed, s.steps)
     text = sd.embed(prompt)
     null = sd.embed(negative or "")

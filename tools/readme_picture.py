@@ -9,7 +9,6 @@ from pathlib import Path
 import minipnp
 from minipnp.files.hub import WEIGHTS
 from minipnp.files.images import fit, read_image, to_image, to_tensor
-from minipnp.files.known_words import KnownWords
 from minipnp.see.sheet import side_by_side
 
 PAIRS = {
@@ -21,18 +20,16 @@ PAIRS = {
 }
 
 
-EDIT = minipnp.PnP(scale=KnownWords.of(WEIGHTS / "bundled").scale)
-
-
 def main() -> None:
     out = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "docs" / "translations.png")
     sd = minipnp.load(WEIGHTS / "bundled")
+    edit = sd.advised(minipnp.PnP)
     guidance, made = [], []
     for name, prompt in PAIRS.items():
         picture = fit(read_image(WEIGHTS / "bundled" / "examples" / f"{name}.png"), sd.size, sd.multiple)
-        G = minipnp.guidance_from_picture(sd, to_tensor(picture), keep=EDIT)
+        G = minipnp.guidance_from_picture(sd, to_tensor(picture), keep=edit)
         guidance.append(picture)
-        made.append(to_image(minipnp.translate(sd, G, [prompt], settings=EDIT)[0]))
+        made.append(to_image(minipnp.translate(sd, G, [prompt], settings=edit)[0]))
         print(prompt, flush=True)
     side_by_side([guidance, made], [["guidance"] * len(PAIRS), list(PAIRS.values())]).save(out)
     print(out)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from PIL.Image import Image
 
+from minipnp.advice import Advice
 from minipnp.app.log import Log
-from minipnp.app.models import advice, open_model
+from minipnp.app.models import advice, open_model, say_advice
 from minipnp.app.options import (
     INVERSION,
     TAKING,
@@ -96,6 +97,7 @@ def compare_command(given: dict, argv: list[str]) -> int:
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
         advised = advice(given)
+        say_advice(advised, given, log, *{METHODS[RUNS[name].method].settings for name in names})
         o, picture, about = open_shared_original(given, advised, sd, log)
         if given.get("word") is None and {"masked-pnp", "p2p-blend", "masactrl"} & {*names}:
             log.note("without --word masked-pnp is left out, and MasaCtrl is without masks")
@@ -110,7 +112,7 @@ def compare_command(given: dict, argv: list[str]) -> int:
         cells = [("source", picture), ("VAE round trip", round_trip), *((label, image) for label, image, _ in made)]
         chosen = {name: given.get(name) for name in ("negative", "blend_threshold", "word", "steps")}
         about |= {"prompts": [given["prompt"]], "methods": list(names)}
-        settings = about | chosen | advised | model
+        settings = about | chosen | advised.options | model
         table = as_table(("method", "seconds", "PSNR", "edges"), rows)
         for line in table.splitlines():
             log.say(line)
@@ -121,10 +123,10 @@ def compare_command(given: dict, argv: list[str]) -> int:
 
 
 def made_by_all(
-    names: tuple[str, ...], given: dict, advised: dict, o: Original, log: Log
+    names: tuple[str, ...], given: dict, advised: Advice, o: Original, log: Log
 ) -> list[tuple[str, Image, float]]:
     """(label, picture, seconds) of each method. What methods share, such as an inversion, counts for the first."""
-    shared = {name: given[name] for name in ("steps", "blend_threshold") if name in given} | advised
+    shared = {name: given[name] for name in ("steps", "blend_threshold") if name in given}
     pair = Pair("", "", given["prompt"], source=given["source"], word=given.get("word"), seed=o.seed)
     made = []
     for name in names:
@@ -134,7 +136,7 @@ def made_by_all(
         label = run.label + (f", {pair.word}" if run.word and pair.word else "")
         began = time.perf_counter()
         try:
-            image = to_image(run_on(run, o, pair, shared, given.get("negative"), log.progress))
+            image = to_image(run_on(run, o, pair, shared, advised.options, given.get("negative"), log.progress))
         except InputError as error:
             log.note(f"{label} is left out: {error}")
             continue
@@ -162,7 +164,7 @@ def with_the_example(given: dict, log: Log) -> dict:
     return given
 
 
-def open_shared_original(given: dict, advised: dict, sd: StableDiffusion, log: Log) -> tuple[Original, Image, dict]:
+def open_shared_original(given: dict, advised: Advice, sd: StableDiffusion, log: Log) -> tuple[Original, Image, dict]:
     """What is edited; its picture; and what the records say of it."""
     taking = Taking.given(given)
     inversion = Inversion.given(given)
@@ -171,12 +173,12 @@ def open_shared_original(given: dict, advised: dict, sd: StableDiffusion, log: L
     check_sides(sd, size, size)
     if "image" not in given:
         if taking.source_scale is None:
-            taking = taking.with_({"source_scale": advised.get("scale", SHARED_SCALE)})
+            taking = taking.with_({"source_scale": advised.options.get("scale", SHARED_SCALE)})
         o = Original.from_text(sd, given["source"], taking, log.progress)
         picture = to_image(o.picture(steps))
         return o, picture, {"source": given["source"]} | taking.record() | {"pixels": list(picture.size)}
     path = Path(given["image"])
     picture = taken(path, sd, taking)
-    o = Original.from_picture(sd, to_tensor(picture), given["source"], taking, inversion, PnP(), log.progress)
+    o = Original.from_picture(sd, to_tensor(picture), given["source"], taking, inversion, sd.advised(PnP), log.progress)
     about = {"source": given["source"]} | taking.record() | inversion.record_for(steps) | picture_of(path)
     return o, picture, about | {"pixels": list(picture.size)}

@@ -79,7 +79,6 @@ def correspond_command(given: dict, argv: list[str]) -> int:
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
         A, B = gather(job, sd, log, [t], uncropped)
-        layer = layer or collect.usual_layer(A.seen.x_0)
         f_a, f_b = (collect.features(sd, p.seen, t, of, [layer])[layer] for p in (A, B))
         places = spair.places(torch.tensor(points), width, height) if points else match.centres(3, 3)
         found, cosines = match.nearest(f_a, f_b, places, B.image.height, B.image.width)
@@ -138,7 +137,7 @@ def pck(given: dict, argv: list[str]) -> int:
     of = s.of
     files = spair.pair_files(folder, split, s.limit)
     job = Request([], [], [], how)
-    wanted = one_layer(given, of)
+    layer = one_layer(given, of)
     collect.check_range([t]) if how.noised else collect.levels([t], how.steps)
     out = where(given, slug(folder.name) + "-pck", many=False)
     with log.warnings_as_notes():
@@ -149,7 +148,6 @@ def pck(given: dict, argv: list[str]) -> int:
             original = read_image(path)
             image = uncropped(original, how.size or sd.size, sd.multiple)
             seen = job.x_t(sd, image, prompts[0].replace("{category}", category), [t], number, log)
-            layer = wanted or collect.usual_layer(seen.x_0)
             return spair.Looked(image, original.size, collect.features(sd, seen, t, of, [layer])[layer])
 
         with log.clock("pairs"):
@@ -163,7 +161,7 @@ def pck(given: dict, argv: list[str]) -> int:
             | {
                 "prompt": prompts[0],
                 "of": of,
-                "layer": str(wanted or "usual"),
+                "layer": str(layer),
                 "t": t,
                 "size": how.size or sd.size,
             }

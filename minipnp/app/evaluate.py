@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from minipnp.app.log import Log
-from minipnp.app.models import advice, open_model
+from minipnp.app.models import advice, open_model, say_advice
 from minipnp.app.options import Parser, add, add_inversion_options, add_model_options, add_taking_options, words
 from minipnp.app.results import check_out, record
 from minipnp.errors import InputError
@@ -19,6 +19,7 @@ from minipnp.guidance import Inversion
 from minipnp.measure import benchmarks, metrics, records, report
 from minipnp.measure.evaluation import RECONSTRUCTION, STEPS, Plan, carry_out, check
 from minipnp.measure.runs import EVALUATED, RUNS
+from minipnp.methods.registry import METHODS
 from minipnp.options import PLACE, whole
 from minipnp.options import STEPS as STEPS_FORM
 
@@ -65,9 +66,9 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
         sd, model = open_model(given, log)
         if (size := given.get("size")) is not None and (size < 1 or size % sd.multiple):
             raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
-        plan = Plan(
-            benchmark, methods, measures, model, inversion, given.get("steps"), size, advice(given).get("scale")
-        )
+        advised = advice(given)
+        say_advice(advised, given, log, *{METHODS[RUNS[name].method].settings for name in methods if name in RUNS})
+        plan = Plan(benchmark, methods, measures, model, inversion, given.get("steps"), size, advised.options)
         pictures = out / "pictures" if given.get("pictures") else None
         carry_out(plan, sd, out / "records", log, part, parts, pictures)
         return finish(plan, out, log, argv)
@@ -99,7 +100,7 @@ def finish(plan: Plan, out: Path, log: Log, argv: list[str]) -> int:
         "networks": plan.metrics.weights,
         "steps": plan.steps,
         "size": plan.size,
-        "scale": plan.scale,
+        "advised": plan.advised,
         "inversion": plan.settled,
     } | plan.about
     made = [out / "results.md", out / "results.png", out / "run.json"]

@@ -7,13 +7,14 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from minipnp.app.log import Log
-from minipnp.app.models import open_model
+from minipnp.app.models import advice, open_model
 from minipnp.app.options import TIMES, Parser, add_model_options, add_options, words
 from minipnp.app.results import record, save_results, where
 from minipnp.app.seen import Request, T, add_looking_options, gather
 from minipnp.ddim import timesteps
 from minipnp.errors import InputError
 from minipnp.files.images import fit
+from minipnp.methods.maps import layers_at
 from minipnp.options import LAYERS, SWITCH, Options, option
 from minipnp.see import attention, collect, figures
 from minipnp.slots import Layer, decoder
@@ -66,13 +67,13 @@ def features_command(given: dict, argv: list[str]) -> int:
     count = sum(1 if q in series else len(ts) if q in "fqk" else len(job.names) for q in of)
     out = where(given, job.names[0] + "-features", many=count > 1)
     smooth = s.smooth
+    advised = advice(given)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
         met = sorted({*(ts if of != ["words"] else ()), *(words_ts if "words" in of else ())}, reverse=True)
         pictures = gather(job, sd, log, met, lambda *how: fit(*how, s.square))
-        x_0 = pictures[0].seen.x_0
-        usual = {"words": collect.usual_words(x_0)}
-        layers = {q: chosen[q] or usual.get(q, (collect.usual_layer(x_0),)) for q in of}
+        usual = {q: layers_at(advised.share) if q == "words" else decoder(advised.layer) for q in of}
+        layers = {q: chosen[q] or usual[q] for q in of}
         files = {}
         arrays = {p.name: {} for p in pictures}
         said = {}
@@ -116,7 +117,7 @@ def features_command(given: dict, argv: list[str]) -> int:
 
 
 def chosen_layers(quantity: str, given: tuple[Layer, ...] | None, times: int) -> tuple[Layer, ...] | None:
-    """The layers to show a quantity of; None: the usual ones, which depend on the picture's size."""
+    """The layers to show a quantity of; None: those that the model advises."""
     if given is not None:
         layers = given
         if not layers:

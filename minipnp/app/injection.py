@@ -1,7 +1,7 @@
 """The command `injection`: what injecting f and A does, as in the paper's Fig. 5."""
 
 from minipnp.app.log import Log
-from minipnp.app.models import advice, open_model
+from minipnp.app.models import advice, open_model, say_advice
 from minipnp.app.options import (
     Parser,
     add,
@@ -22,10 +22,10 @@ from minipnp.methods.original import Taking
 from minipnp.options import PLACE, SEED, TEXT, TEXTS
 from minipnp.pipeline import check_noise, guidance_from_picture
 from minipnp.pnp import PnP
-from minipnp.see.injection import FIG_5, every, injections
+from minipnp.see.injection import every, fig_5, injections
 from minipnp.see.sheet import sheet
 
-EDIT = ("steps", "tau_f", "tau_A", "scale")
+EDIT = ("steps", "tau_f", "tau_A", "scale", "f_layers")
 
 
 def injection_options(here: Parser) -> None:
@@ -52,7 +52,8 @@ def injection_command(given: dict, argv: list[str]) -> int:
     path = find_images(image)[0]
     negative = given.get("negative")
     seed = given.get("seed", 1)
-    values = advice(given) | given
+    advised = advice(given)
+    values = {**advised.options, **given}
     s = PnP.given(values)
     taking = Taking.given(values)
     inversion = Inversion.given(values)
@@ -61,21 +62,23 @@ def injection_command(given: dict, argv: list[str]) -> int:
     out = where(given, stem(path) + "-injection", many=False)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
+        say_advice(advised, given, log, PnP)
         sd.tokenizer(prompts[0], negative or "")
         picture = taken(path, sd, taking)
-        keep = every(s) if inversion.keeps_features(s.steps) else None
+        variants = fig_5(s)
+        keep = every(s, variants) if inversion.keeps_features(s.steps) else None
         with log.clock("inversion"):
             G = guidance_from_picture(sd, to_tensor(picture), s.steps, inversion, None, log.progress, keep)
         against = None if negative is None else sd.embed(negative)
         noise = sd.noise(*G.x_T.shape[2:], seed)
         with log.clock("translations"):
-            steps = injections(sd.unet, G, sd.embed(prompts[0]), sd.embed(""), against, s, noise)
+            steps = injections(sd.unet, G, sd.embed(prompts[0]), sd.embed(""), against, s, noise, variants)
             *_, (_, x_0) = log.progress(steps, s.steps, "translations")
         cells = [("guidance", picture)]
-        cells += [(v.label, to_image(x)) for v, x in zip(FIG_5, sd.decode(x_0), strict=True)]
+        cells += [(v.label, to_image(x)) for v, x in zip(variants, sd.decode(x_0), strict=True)]
         about = {"picture": path.name, "prompts": prompts, "negative": negative, "random_x_T": seed}
-        how = {name: value for name, value in s.record().items() if not name.endswith("_layers")}
-        sizes = {"size": taking.size, "square": taking.square, "variants": [v.label for v in FIG_5]}
+        how = {name: value for name, value in s.record().items() if name != "A_layers"}
+        sizes = {"size": taking.size, "square": taking.square, "variants": [v.label for v in variants]}
         settings = about | how | inversion.record_for(s.steps) | sizes | model
         page = sheet(cells[:4], cells[4:])
         print(*save_results(out, {"injection.png": (page, settings)}, record(settings, log, argv)), sep="\n")

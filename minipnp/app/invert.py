@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from minipnp.app.log import Log
-from minipnp.app.models import open_model
+from minipnp.app.models import advice, open_model, say_advice
 from minipnp.app.options import (
     Parser,
     add,
@@ -55,7 +55,8 @@ def invert_command(given: dict, argv: list[str]) -> int:
     if not features and (unused := sorted(given.keys() & {*KEPT} - {"steps"})):
         flag = flag_of(unused[0])
         raise InputError(f"{flag} decides which --features are kept: give them too, or leave it out")
-    values = preset(like, generated=False) | given
+    advised = advice(given, like)
+    values = {**preset(like, generated=False), **advised.options, **given}
     s = PnP.given(values)
     taking = Taking.given(values)
     inversion = Inversion.given(values)
@@ -69,6 +70,8 @@ def invert_command(given: dict, argv: list[str]) -> int:
     read_image(path)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
+        if features:
+            say_advice(advised, given, log, PnP)
         size = taking.size or sd.size
         check_sides(sd, size, size)
         due = evaluations(s, inversion, prompts=0, kept=s if features else None)

@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 
 import minipnp
+from minipnp.advice import Advice
 from minipnp.app.log import Log
 from minipnp.errors import InputError
 from minipnp.files import hub
-from minipnp.files.known_words import KnownWords
+from minipnp.files.known_words import KnownWords, advice_of
 from minipnp.files.loading import pick_device, pick_dtype
 from minipnp.machine.low_memory import LowMemory
 from minipnp.model import StableDiffusion
+from minipnp.options import Options, options_of
 
 
 def model_of(given: dict, half: bool = False) -> tuple[Path, str]:
@@ -34,13 +36,20 @@ def known_words(path: Path) -> KnownWords | None:
         return None
 
 
-def advice(given: dict, like: str = "minipnp") -> dict[str, float]:
-    """The options that suit the model, by name, where it tells: its guidance scale. Other codebases have their own."""
-    if like != "minipnp":
-        return {}
+def advice(given: dict, like: str = "minipnp") -> Advice:
+    """What the model advises, read before it is loaded. Other codebases have settings of their own, for any model."""
     here = given.get("model") in (None, "bundled", "sd15") or Path(given["model"]).expanduser().is_dir()
-    known = known_words(model_of(given)[0]) if here else None
-    return {"scale": known.scale} if known and known.scale else {}
+    return advice_of(model_of(given)[0]) if here and like == "minipnp" else Advice()
+
+
+def say_advice(advised: Advice, given: dict, log: Log, *settings: type[Options]) -> None:
+    """Says which options of these classes the model's advice sets, other than their defaults, and why."""
+    known = {o.name: o for s in settings for o in options_of(s)}
+    chosen = {name: value for name, value in advised.options.items() if name in known and name not in given}
+    used = {name: value for name, value in chosen.items() if known[name].take(value) != known[name].default}
+    if used:
+        values = ", ".join(f"{known[name].flag} {value}" for name, value in used.items())
+        log.say(f"the model's advice: {values}{advised.why and f' ({advised.why})'}; options that are given win")
 
 
 def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:

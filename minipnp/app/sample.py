@@ -1,7 +1,7 @@
 """The command `sample`: pictures from text alone."""
 
 from minipnp.app.log import Log
-from minipnp.app.models import advice, open_model
+from minipnp.app.models import advice, open_model, say_advice
 from minipnp.app.options import Parser, add, add_model_options, add_options
 from minipnp.app.results import record, save_results, where
 from minipnp.errors import InputError
@@ -26,10 +26,12 @@ def sample_command(given: dict, argv: list[str]) -> int:
     if not prompts:
         raise InputError("no --prompt: say what to make")
     out = where(given, slug(prompts[0]), many=len(prompts) > 1)
-    s = Sampling.given(advice(given) | given)
+    advised = advice(given)
+    s = Sampling.given({**advised.options, **given})
     check_noise(s.steps)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
+        say_advice(advised, given, log, Sampling)
         sd.tokenizer(*prompts, negative or "")
         log.expect({"sampling": s.steps * (1 if s.scale in (0, 1) else 2)}, len(prompts))
         files = {}

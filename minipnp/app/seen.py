@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL.Image import Image, Resampling
 
 from minipnp.app.log import Log
+from minipnp.app.models import advice
 from minipnp.app.options import Parser, add, add_options, add_pictures, pictures_of
 from minipnp.app.results import picture_of
 from minipnp.app.useless import refuse
@@ -37,7 +38,7 @@ USELESS_TO_SEE = (
     (("seed",), lambda a: not a.get("noised") and not a.get("source"), "it is that of --noised and of --source"),
     (("steps",), lambda a: a.get("noised"), "--noised goes to x_t in one"),
 )
-USUAL_LAYER = "(default: 4, the paper's; 7 where the latent's side has less than 32 cells)"
+USUAL_LAYER = "(default: the model's advice, for Stable Diffusion the paper's 4)"
 SHOWS = "what the files show, once for all or once for each: their text in the network (default: none)"
 
 
@@ -50,11 +51,9 @@ def add_looking_options(here: Parser, pictures: str, prompt: str = SHOWS) -> Non
     add(here, "--out", "a folder, or NAME.png for one picture (default: out/PICTURE-COMMAND)", PLACE)
 
 
-def one_layer(given: dict, of: str) -> Layer | None:
-    """The layer that was asked for; None: the usual one, which depends on the picture's size."""
-    if "layer" not in given:
-        return None
-    layers = LAYERS.take([given["layer"]])
+def one_layer(given: dict, of: str) -> Layer:
+    """The layer that was asked for, or that the model advises."""
+    layers = LAYERS.take([given.get("layer", advice(given).layer)])
     check_layers(of, layers)
     return layers[0]
 

@@ -45,7 +45,6 @@ def segment_command(given: dict, argv: list[str]) -> int:
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
         pictures = gather(job, sd, log, [t], lambda *how: fit(*how, s.square))
-        layer = layer or collect.usual_layer(pictures[0].seen.x_0)
         f, A = ([collect.features(sd, p.seen, t, what, [layer])[layer] for p in pictures] for what in (of, "A"))
         with log.clock("clusters"):
             by_f = cluster.parts_by_features(f, k, [p.image.size[::-1] for p in pictures], seed)

@@ -7,7 +7,7 @@ import torch
 from PIL.Image import Image
 
 from minipnp.app.log import Log
-from minipnp.app.models import advice, open_model
+from minipnp.app.models import advice, open_model, say_advice
 from minipnp.app.options import (
     TAKING,
     Parser,
@@ -157,6 +157,7 @@ def run_translation(given: dict, argv: list[str]) -> list[Path]:
     with log.warnings_as_notes():
         job = plan(given, log)
         sd, model = open_model(given, log)
+        say_advice(advice(given, job.like), given, log, type(job.s))
         if job.guidance is not None:
             check_guidance(job.guidance, job.made, model)
         size = job.taking.size or sd.size
@@ -191,10 +192,10 @@ def plan(given: dict, log: Log) -> Translation:
         if method.name == "pnp":  # a codebase has its own defaults of Plug-and-Play only
             like = given.get("like", made["like"])
     advised = advice(given, like)
-    values = preset(like, origin == "text") | advised | (made["options"] if made else {}) | given
+    values = {**preset(like, origin == "text"), **advised.options, **(made["options"] if made else {}), **given}
     s = method.settings.given(values)
     if origin == "text" and "source_scale" not in given:
-        values["source_scale"] = advised.get("scale", method.source_scale) if method.source_scale else s.scale
+        values["source_scale"] = advised.options.get("scale", method.source_scale) if method.source_scale else s.scale
     taking = Taking.given(values)
     inversion = Inversion.given(values)
     source = given.get("source", "")

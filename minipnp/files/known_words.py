@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from minipnp.advice import Advice
 from minipnp.errors import InputError
 
 FILE = "words.json"
@@ -12,13 +13,13 @@ FILE = "words.json"
 
 @dataclass(frozen=True)
 class KnownWords:
-    """template: how its captions read. categories: its concepts, by their kind. scale: of guidance, what suits it."""
+    """template: how its captions read. categories: its concepts, by their kind. advice: the settings that suit it."""
 
     template: str
     styles: tuple[str, ...]
     categories: dict[str, tuple[str, ...]]
     colours: tuple[str, ...]
-    scale: float | None = None
+    advice: Advice = Advice()
 
     @classmethod
     def of(cls, model: Path) -> "KnownWords | None":
@@ -29,9 +30,8 @@ class KnownWords:
             said = json.loads(place.read_text(encoding="utf-8"))
             kinds = dict.fromkeys(said["categories"].values())
             categories = {kind: tuple(w for w, k in said["categories"].items() if k == kind) for kind in kinds}
-            return cls(
-                said["template"], tuple(said["styles"]), categories, tuple(said["colours"]), said.get("guidance_scale")
-            )
+            advice = Advice(**said.get("advice", {}))
+            return cls(said["template"], tuple(said["styles"]), categories, tuple(said["colours"]), advice)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{place}: not a list of words as minipnp writes it ({error!r})") from None
 
@@ -48,3 +48,12 @@ class KnownWords:
             f"CONCEPT, {kind}": words for kind, words in self.categories.items()
         }
         return "\n".join([self.template, *(f"{name}: {', '.join(words)}" for name, words in lists.items())])
+
+
+def advice_of(model: Path) -> Advice:
+    """What the model in this place advises; the paper's settings, where it has no words.json or somebody else's."""
+    try:
+        known = KnownWords.of(model)
+    except InputError:
+        return Advice()
+    return known.advice if known else Advice()

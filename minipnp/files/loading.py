@@ -15,6 +15,7 @@ from torch import nn
 
 from minipnp.errors import InputError
 from minipnp.files.configs import read_config, read_prediction
+from minipnp.files.known_words import advice_of
 from minipnp.files.tensors import TensorFile, _readable
 from minipnp.machine.low_memory import LowMemory, Roomy
 from minipnp.machine.speed import compile_blocks, suit
@@ -53,7 +54,7 @@ def load(
     if compile:
         compile_blocks(unet)
     kind = LowMemory if low_memory else Roomy
-    return kind(unet.to(device), autoencoder, text_encoder, Tokenizer(), source, device, dtype)
+    return kind(unet.to(device), autoencoder, text_encoder, Tokenizer(), source, device, dtype, advice_of(Path(path)))
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:

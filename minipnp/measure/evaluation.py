@@ -9,8 +9,8 @@ again.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -66,7 +66,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation is. about: the model, as the records say it. steps, scale: of every method; None: its own."""
+    """What an evaluation is. about: the model, as the records say it. steps: of every method; None: its own.
+
+    advised: the options that the model advises, by name.
+    """
 
     benchmark: Benchmark
     methods: tuple[str, ...]
@@ -75,7 +78,7 @@ class Plan:
     inversion: Inversion = Inversion()
     steps: int | None = None
     size: int | None = None
-    scale: float | None = None
+    advised: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self):
         check(self.methods, self.steps)
@@ -88,8 +91,7 @@ class Plan:
     @property
     def given(self) -> dict[str, object]:
         """The options that are set for every method."""
-        given = {"steps": self.steps, "scale": self.scale}
-        return {name: value for name, value in given.items() if value is not None}
+        return {} if self.steps is None else {"steps": self.steps}
 
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
@@ -124,7 +126,7 @@ class Plan:
             decides |= {
                 "texts": [pair.source, pair.prompt, pair.scale, pair.asked],
                 "mask": pair.mask,
-                "run": [run.method, run.settings_for(pair, self.given).record()],
+                "run": [run.method, run.settings_for(pair, self.given, self.advised).record()],
                 "metrics": sorted(self.metrics.measures),
                 "networks": self.metrics.weights,
             }
@@ -212,7 +214,7 @@ def original_of(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, 
         return o, _levels(o.picture(plan.steps or STEPS))
     picture = to_tensor(fit(read_image(pair.image), size, sd.multiple))
     settings = [METHODS[RUNS[name].method].settings for name in plan.methods if name != RECONSTRUCTION]
-    keep = PnP() if any(issubclass(s, PnP) for s in settings) else None
+    keep = PnP.given(plan.advised) if any(issubclass(s, PnP) for s in settings) else None
     taking = Taking(size=size, seed=seed_of(pair))
     return Original.from_picture(sd, picture, pair.source, taking, plan.inversion, keep), picture
 
@@ -223,7 +225,7 @@ def result(plan: Plan, o: Original, before: Tensor, job: Job) -> tuple[dict[str,
         round_trip = _levels(o.sd.decode(G.x_0))
         again = _levels(reconstruct(o.sd, G))
         return {"psnr": psnr(to_image(again), to_image(round_trip)), "ssim": ssim(again, round_trip)}, again
-    after = _levels(run_on(RUNS[job.method], o, job.pair, plan.given))
+    after = _levels(run_on(RUNS[job.method], o, job.pair, plan.given, plan.advised))
     return plan.metrics(Case(job.pair, before, after)), after
 
 

@@ -22,6 +22,7 @@ from minipnp.methods.registry import METHODS, edit
 from minipnp.methods.sdedit import STRENGTHS
 from minipnp.options import Options
 
+NOTHING: Mapping[str, object] = {}
 UNTOLD_SCALE = 7.5  # guidance scale of a benchmark's generated guidance, where its list does not say one
 
 
@@ -29,6 +30,7 @@ UNTOLD_SCALE = 7.5  # guidance scale of a benchmark's generated guidance, where 
 class Run:
     """A method with some of its options set.
 
+    options: these win over the model's advice. defaults: in the place of the method's own, the model's advice wins.
     word: takes the pair's object, "must" or "may"; "": does not. blend: it is where a local blend may change the
     picture. templates: takes its direction from templates. random_start: x_T is noise, not the guidance's.
     """
@@ -36,6 +38,7 @@ class Run:
     label: str
     method: str
     options: Mapping[str, object] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
     word: str = ""
     blend: bool = False
     templates: bool = False
@@ -51,9 +54,12 @@ class Run:
             return "no text for the picture"
         return None
 
-    def settings_for(self, pair: Pair, given: Mapping[str, object]) -> Options:
-        """The method's settings for a pair. given: options of all runs, by name, for those methods that have them."""
-        values = {**self.options, **given}
+    def settings_for(self, pair: Pair, given: Mapping[str, object], advised: Mapping[str, object] = NOTHING) -> Options:
+        """The method's settings for a pair, with the options that a method does not have passed over.
+
+        given: options of all runs, by name, which win. advised: the model's advice.
+        """
+        values = {**self.defaults, **advised, **self.options, **given}
         if self.word and pair.word and pair.source:
             values |= {"blend": [pair.word]} if self.blend else {"word": pair.word}
         if self.templates:
@@ -85,7 +91,7 @@ RUNS = {
     "p2p-full": Run("Prompt-to-Prompt, full share", "p2p", {"cross_replace": 1.0, "self_replace": 1.0}),
     "p2p-blend": Run("Prompt-to-Prompt, local blend", "p2p", word="must", blend=True),
     "p2z": Run("pix2pix-zero", "pix2pix-zero"),
-    "p2z-A": Run("pix2pix-zero A", "sdedit", {"strength": 0.5, "scale": 5.0}),
+    "p2z-A": Run("pix2pix-zero A", "sdedit", {"strength": 0.5}, {"scale": 5.0}),
     "p2z-B": Run("pix2pix-zero B", "pix2pix-zero", {"lambda_ac": 0.0, "lambda_kl": 0.0, "amount": 0.0}),
     "p2z-C": Run("pix2pix-zero C", "pix2pix-zero", {"amount": 0.0}),
     "p2z-D": Run("pix2pix-zero D", "pix2pix-zero", {"amount": 0.0}, templates=True),
@@ -125,8 +131,9 @@ def run_on(
     o: Original,
     pair: Pair,
     given: Mapping[str, object],
+    advised: Mapping[str, object] = NOTHING,
     negative: str | None = None,
     progress: Progress = silent,
 ) -> Tensor:
     """The picture [1, 3, H, W], about [−1, 1]. InputError: the method cannot do this pair."""
-    return edit(o, pair.prompt, run.settings_for(pair, given), negative, progress)
+    return edit(o, pair.prompt, run.settings_for(pair, given, advised), negative, progress)

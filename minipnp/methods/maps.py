@@ -18,13 +18,6 @@ def share(layer: Layer) -> float:
     return 2.0 ** -TABLE[layer].level
 
 
-def usual_share(cells: int) -> float:
-    """Of a latent's side of so many cells, where maps are read and edited: the authors' 16 × 16 cells are a quarter in
-    SD-1.5; in the bundled model the whole latent has as many.
-    """
-    return 1 / 4 if cells >= 32 else 1.0
-
-
 def layers_at(at: float) -> tuple[Layer, ...]:
     """The attentions that work at this share of the latent's side; a quarter: encoder 7, 8 and decoder 3, 4, 5."""
     return tuple(layer for layer in ATTENTIONS if share(layer) == at)

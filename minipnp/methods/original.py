@@ -17,7 +17,6 @@ from minipnp.guidance import (
     guidance_from_text,
     silent,
 )
-from minipnp.methods.maps import usual_share
 from minipnp.methods.regularised import Regularisation, regularised_inversion
 from minipnp.model import StableDiffusion
 from minipnp.options import NUMBER, SEED, SWITCH, Options, option, whole
@@ -141,7 +140,7 @@ class Original:
     @property
     def share(self) -> float:
         """The share of the latent's side at which maps of words are read."""
-        return usual_share(min(self.latent_sides))
+        return self.sd.advice.share
 
     def x_0(self, steps: int) -> Tensor:
         """The clean latent [1, 4, h, w]; a generated original is sampled in so many steps."""

@@ -17,11 +17,10 @@ from torch import Tensor
 from minipnp.ddim import CLEAN, guided, invert, noise, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import SOURCE_SCALE, Inversion, Progress, silent
-from minipnp.methods.maps import layers_at, usual_share
 from minipnp.model import StableDiffusion
 from minipnp.pipeline import check_sides, start
 from minipnp.pnp import PnP
-from minipnp.slots import Layer, Part, Tap, decoder
+from minipnp.slots import Layer, Part, Tap
 from minipnp.unet import ATTENTIONS, TABLE
 
 
@@ -120,19 +119,6 @@ def cells_of(layer: Layer, seen: Seen) -> tuple[int, int]:
     """Height and width of the layer's cells, of this picture."""
     height, width = (side >> TABLE[layer].level for side in seen.x_0.shape[2:])
     return height, width
-
-
-def usual_layer(x: Tensor) -> Layer:
-    """The decoder layer that is looked at if nothing else is said: the paper's 4, at a quarter of the latent's side.
-
-    Of a latent with less than 32 cells a quarter is too few to see anything in, and it is 7, at a half.
-    """
-    return decoder(4 if min(x.shape[-2:]) >= 32 else 7)[0]
-
-
-def usual_words(x: Tensor) -> tuple[Layer, ...]:
-    """The layers whose cross-attention finds words: those that Prompt-to-Prompt reads."""
-    return layers_at(usual_share(min(x.shape[-2:])))
 
 
 def check_layers(of: str, layers: Sequence[Layer]) -> None:

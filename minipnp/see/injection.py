@@ -8,6 +8,7 @@ from torch import Tensor
 
 from minipnp.ddim import guided, pairs, step
 from minipnp.guidance import Guidance
+from minipnp.options import text_of_layers
 from minipnp.pnp import PnP, guidance_features
 from minipnp.slots import Layer, decoder
 from minipnp.unet import UNet
@@ -25,15 +26,18 @@ class Variant:
     random: bool = False
 
 
-FIG_5 = (
-    Variant("f of layer 4", decoder(4)),
-    Variant("f of layers 4-8", decoder(4, 5, 6, 7, 8)),
-    Variant("f of layers 4-11", ALL_A),
-    Variant("neither f nor A"),
-    Variant("A of layers 4-11", (), ALL_A),
-    Variant("f of 4, A of 4-11: Plug-and-Play", decoder(4), ALL_A),
-    Variant("the same from a random x_T", decoder(4), ALL_A, random=True),
-)
+def fig_5(s: PnP) -> tuple[Variant, ...]:
+    """The figure's rows, with f of the layers that the settings name in the place of the paper's layer 4."""
+    f = text_of_layers(s.f_layers)
+    return (
+        Variant(f"f of layer {f}", s.f_layers),
+        Variant("f of layers 4-8", decoder(4, 5, 6, 7, 8)),
+        Variant("f of layers 4-11", ALL_A),
+        Variant("neither f nor A"),
+        Variant("A of layers 4-11", (), ALL_A),
+        Variant(f"f of {f}, A of 4-11: Plug-and-Play", s.f_layers, ALL_A),
+        Variant("the same from a random x_T", s.f_layers, ALL_A, random=True),
+    )
 
 
 @torch.no_grad()
@@ -45,7 +49,7 @@ def injections(
     negative: Tensor | None,
     s: PnP,
     noise: Tensor,
-    variants: Sequence[Variant] = FIG_5,
+    variants: Sequence[Variant],
 ) -> Iterator[tuple[int, Tensor]]:
     """Algorithm 1 for each of the variants, which share the guidance's passes: one a step, for all the layers of all.
 
@@ -64,7 +68,7 @@ def injections(
         yield t_prev, torch.cat(x)
 
 
-def every(s: PnP, variants: Sequence[Variant] = FIG_5) -> PnP:
+def every(s: PnP, variants: Sequence[Variant]) -> PnP:
     """The settings with all layers of all variants: what is worth keeping of the guidance."""
     f = {layer for v in variants for layer in v.f}
     A = {layer for v in variants for layer in v.A}

@@ -16,6 +16,7 @@ from PIL import Image
 from shell import COW, ENV, HORSE, QUICK, files
 
 import minipnp
+from minipnp.advice import Advice
 from minipnp.app import models, results
 from minipnp.app import translate as commands
 from minipnp.app.cli import COMMANDS, main
@@ -81,7 +82,9 @@ def test_warnings_are_notes_of_one_line_before_the_long_work(here, capsys):
     assert main(["translate", *loud]) == 0
     *lines, last = capsys.readouterr().err.splitlines()
     notes = json.loads(Path("o/run.json").read_text())["notes"]
-    assert [line for line in lines if not line.startswith("model: ")] == [f"note: {note}" for note in notes]
+    assert [line for line in lines if not line.startswith(("model: ", "the model's advice: "))] == [
+        f"note: {note}" for note in notes
+    ]
     assert "--seed" in notes[0] and "sampled again" in notes[1] and "over 75 tokens" in notes[2] and len(notes) == 3
     assert "evaluations" in last
 
@@ -114,7 +117,7 @@ def test_a_model_under_the_home_folder_has_its_own_scale(monkeypatch, tmp_path):
     """~ in `--model=~/copy` is left to the program by most shells."""
     (tmp_path / "copy").symlink_to(hub.WEIGHTS / "bundled")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert models.advice({"model": "~/copy"}) == models.advice({"model": "bundled"}) != {}
+    assert models.advice({"model": "~/copy"}) == models.advice({"model": "bundled"}) != Advice()
 
 
 I = f"--image={HORSE}"  # noqa: E741

@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from shell import CAT, EDITS, MODEL, PROMPT, QUICK, SAYS, SOURCE, files, pixels, run_of, translate, written
 
+from minipnp.advice import Advice
 from minipnp.app import translate as commands
 from minipnp.app.cli import main
 from minipnp.files.images import read_image, to_tensor
@@ -183,7 +184,7 @@ def test_a_method_s_options_are_read_and_recorded(method, edits):
 def test_a_generated_source_has_the_scale_of_the_edit(monkeypatch, model, more, scale):
     """The model's own, which the bundled one tells, what is given, or the method's."""
     if model == "plain":
-        monkeypatch.setattr("minipnp.app.models.known_words", lambda path: None)
+        monkeypatch.setattr("minipnp.app.models.advice_of", lambda path: Advice())
     assert translate("ddim", "--seed=3", "--out=o", *more, image=None, prompt=SOURCE) == 0
     assert run_of("o")["settings"]["source_scale"] == scale
     same = pixels("o/guidance.png") == pixels("o/translation.png")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from stand_ins import refused
 
 import minipnp
+from minipnp.advice import Advice
 from minipnp.app.cli import main
 from minipnp.app.log import Log
 from minipnp.app.seen import Looking, Request, uncropped
@@ -22,9 +23,10 @@ from minipnp.files import hub
 from minipnp.files.images import read_image, to_image, to_tensor
 from minipnp.guidance import Guidance, silent
 from minipnp.layers import attention_map
+from minipnp.methods.maps import layers_at
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.see import attention, cluster, collect, match, pca, show, spair
-from minipnp.see.injection import FIG_5, Variant, injections
+from minipnp.see.injection import Variant, fig_5, injections
 from minipnp.slots import Layer, Part, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE
 
@@ -126,12 +128,10 @@ def test_timesteps_and_layers_that_are_not_there(sd):
     assert collect.levels([541], 50) == timesteps(50)
 
 
-def test_the_usual_layers_are_those_of_prompt_to_prompt_at_full_size():
-    full, small = torch.zeros(1, 4, 64, 96), torch.zeros(1, 4, 16, 16)
-    assert (collect.usual_layer(full), collect.usual_layer(small)) == (*decoder(4), *decoder(7))
+def test_by_default_words_are_found_where_prompt_to_prompt_reads_them():
     encoder = (Layer(Part.ENCODER, 7), Layer(Part.ENCODER, 8))
-    assert collect.usual_words(full) == (*encoder, *decoder(3, 4, 5))
-    assert collect.usual_words(small) == (Layer(Part.ENCODER, 1), Layer(Part.ENCODER, 2), *decoder(9, 10, 11))
+    assert layers_at(Advice().share) == (*encoder, *decoder(3, 4, 5)) and Advice().layer == 4
+    assert layers_at(1.0) == (Layer(Part.ENCODER, 1), Layer(Part.ENCODER, 2), *decoder(9, 10, 11))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -373,15 +373,16 @@ def test_each_injection_is_what_plug_and_play_makes(golden_unet, inputs):
     latents = {t: random(*x.shape, seed=t) for t in timesteps(steps)}
     G = Guidance(latents, latents[667], x, null)
     noise, s = random(*x.shape, seed=9), PnP(steps=steps, tau_f=0.67, tau_A=0.34)
-    *_, (_, found) = injections(golden_unet, G, text, null, None, s, noise)
-    assert len(found) == len(FIG_5) == 7
-    for v, x_0 in zip(FIG_5, found, strict=True):
+    variants = fig_5(s)
+    *_, (_, found) = injections(golden_unet, G, text, null, None, s, noise, variants)
+    assert len(found) == len(variants) == 7
+    for v, x_0 in zip(variants, found, strict=True):
         own = PnP(steps=steps, tau_f=0.67, tau_A=0.34, f_layers=v.f, A_layers=v.A)
         *_, (_, expected) = plug_and_play(golden_unet, G, [text], null, s=own, x_T=noise if v.random else None)
         torch.testing.assert_close(x_0[None], expected, atol=1e-5, rtol=1e-5)  # float32, steps add up
     different = [torch.dist(found[i], found[j]) for i in range(7) for j in range(i)]
     assert min(different) > 1e-3
-    assert [v.random for v in FIG_5] == [False] * 6 + [True] and FIG_5[3] == Variant("neither f nor A")
+    assert [v.random for v in variants] == [False] * 6 + [True] and variants[3] == Variant("neither f nor A")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -466,7 +467,7 @@ def test_segment_and_injection(here):
     quick = [*QUICK[:-1], "--steps=2", "--inversion-steps=2"]
     assert main(["injection", HORSE, "--prompt=a flat icon of a cow", *quick, "--out=i.png"]) == 0
     settings = json.loads(Path("i.run.json").read_text())["settings"]
-    assert settings["variants"] == [v.label for v in FIG_5] and settings["random_x_T"] == 1
+    assert settings["variants"] == [v.label for v in fig_5(PnP())] and settings["random_x_T"] == 1
     assert Image.open("i.png").width > 4 * 256
 
 

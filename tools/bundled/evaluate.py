@@ -21,10 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minipnp.app.log import Log
-from minipnp.app.models import advice, identity
+from minipnp.app.models import identity
 from minipnp.ddim import sample, timesteps
 from minipnp.files.atomic import write_text_atomic
 from minipnp.files.images import psnr, to_image
+from minipnp.files.known_words import advice_of
 from minipnp.files.loading import find_model, load_networks, pick_device, pick_dtype
 from minipnp.guidance import Inversion
 from minipnp.machine.speed import suit
@@ -214,7 +215,9 @@ def main(argv: list[str] | None = None) -> None:
     networks = [suit(network, device) for network in load_networks(source, device, dtype)]
     sd = StableDiffusion(*networks, Tokens.read(args.data), source, device, dtype)
     classifier = args.model / "classifier"
-    steps, scale = args.steps or STEPS, advice({"model": str(args.model)}).get("scale", PnP().scale)
+    steps = args.steps or STEPS
+    advised = advice_of(args.model).options
+    scale = PnP.given(advised).scale
     judge = Judge(sd, load_classifier(classifier), Icons.read(args.data, sd.size), steps, scale)
     lists = {name: benchmarks.drawn_evenly(rows, args.limit) for name, rows in benchmark.read().items()}
     folder = args.work / f"evaluation-{fingerprint(args.model, steps, scale, str(dtype), args.limit)}"
@@ -232,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = Plan(
         benchmarks.read_benchmark(str(benchmark.SHIPPED)).some(args.limit), METHODS,
         metrics.load_metrics(("icons", "iou"), "bundled", classifier=classifier), identity(sd),
-        Inversion(steps=args.inversion_steps), args.steps, scale=scale,
+        Inversion(steps=args.inversion_steps), args.steps, advised=advised,
     )  # fmt: skip
     if not clock.over():
         carry_out(plan, sd, args.translations, Log(), part, parts, over=clock.over)

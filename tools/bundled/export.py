@@ -45,7 +45,12 @@ from tools.bundled.train_unet import every_token
 from tools.bundled.training import WORK, State, need
 
 FOLDER = Path("weights/bundled")
-SCALE = 3.0  # of guidance: at 7.5, which suits SD-1.5, shapes of this model come apart
+ADVICE = {  # see minipnp/advice.py
+    "options": {"scale": 3.0},  # at 7.5, which suits SD-1.5, shapes of this model come apart
+    "layer": 7,
+    "share": 1.0,
+    "why": "its latents have 16 x 16 cells in all, as many as layer 4 in Stable Diffusion",
+}
 LIMIT = 40_000_000  # bytes, of all weights
 LAYOUTS: dict[str, tuple[Network, str, Rules]] = {
     "unet": (UNET, "", UNET_COMPONENT),
@@ -116,7 +121,7 @@ def words() -> dict:
         "concepts": TRAINED_CONCEPTS,
         "categories": {c.words: c.category for c in CONCEPTS if c.words in TRAINED_CONCEPTS},
         "colours": list(COLOURS),
-        "guidance_scale": SCALE,
+        "advice": ADVICE,
         "held_out": {"style": HELD_OUT_STYLE, "concepts": HELD_OUT_CONCEPTS},
     }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 import minipnp
 from minipnp.files.hub import WEIGHTS
 from minipnp.files.images import find_images, fit, read_image, to_tensor
-from minipnp.files.known_words import KnownWords
+from minipnp.files.known_words import advice_of
 from minipnp.measure import metrics
 from minipnp.measure.benchmarks import Benchmark
 from minipnp.measure.metrics import Metrics
@@ -17,7 +17,7 @@ from minipnp.model import StableDiffusion
 from minipnp.pnp import PnP, plug_and_play
 
 BUNDLED = WEIGHTS / "bundled"
-EDIT = PnP(scale=KnownWords.of(BUNDLED).scale)
+EDIT = PnP.given(advice_of(BUNDLED).options)
 PROMPT = "a flat icon of a cow on a blue background"
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import minipnp
 from minipnp.app.log import Log
-from minipnp.app.models import advice
 from minipnp.files import hub
 from minipnp.files.atomic import write_text_atomic
 from minipnp.guidance import Inversion
@@ -137,10 +136,10 @@ def run(args: argparse.Namespace) -> None:
     benchmark = one_prompt_each(benchmarks.read_benchmark("bundled"), args.limit)
     measures = layout_and_fidelity(benchmark)
     sd = minipnp.load(path, device="cpu")
-    scale = advice({"model": args.model}).get("scale")
     about = {"weights_sha256": {network: hub.sha256(file) for network, file in sd.source.files.items()}}
     plans = {
-        s: Plan(benchmark, (RECONSTRUCTION, "pnp"), measures, about, how, scale=scale) for s, how in settings().items()
+        s: Plan(benchmark, (RECONSTRUCTION, "pnp"), measures, about, how, advised=sd.advice.options)
+        for s, how in settings().items()
     }
     for (form, n), plan in ({} if args.table else plans).items():
         log.say(f"{form}, {n} steps")

@@ -14,7 +14,6 @@ from dataclasses import replace
 from tqdm import tqdm
 
 import minipnp
-from minipnp.app.models import advice
 from minipnp.files import hub
 from minipnp.files.images import to_image, to_tensor
 from minipnp.measure import benchmarks
@@ -48,10 +47,10 @@ def run(args: argparse.Namespace) -> None:
     benchmark = benchmarks.read_benchmark("bundled").some(args.limit)
     measures = layout_and_fidelity(benchmark)
     sd = minipnp.load(hub.resolve("bundled"), device="cpu")
-    scale = advice({"model": "bundled"})["scale"]
-    usual, plan = PnP(steps=args.steps, scale=scale), Plan(benchmark, ("pnp",), measures, {}, steps=args.steps)
+    usual = sd.advised(PnP, steps=args.steps)
+    plan = Plan(benchmark, ("pnp",), measures, {}, steps=args.steps)
     settings = {name: change(usual) for name, change in SETTINGS.items()}
-    settings |= {name: SDEdit(args.steps, strength, scale) for name, strength in SDEDIT.items()}
+    settings |= {name: SDEdit(args.steps, strength, usual.scale) for name, strength in SDEDIT.items()}
     found = {name: {axis: [] for axis in AXES} for name in settings}
     for pairs in tqdm(benchmark.groups.values(), file=sys.stderr):
         o, before = original_of(plan, sd, pairs[0])
