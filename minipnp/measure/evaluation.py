@@ -126,6 +126,7 @@ class Plan:
             decides |= {
                 "texts": [pair.source, pair.prompt, pair.scale, pair.asked],
                 "mask": pair.mask,
+                "negative": run.negative,
                 "run": [run.method, run.settings_for(pair, self.given, self.advised).record()],
                 "metrics": sorted(self.metrics.measures),
                 "networks": self.metrics.weights,

@@ -1,8 +1,9 @@
 """The measures of the bundled model's icons, which need no download: a small classifier, and masks by colour.
 
 - Text fidelity: the share of style, concept and background colour of the prompt that the classifier sees in the
-  picture. The classifier ships with the bundled model and was trained on real icons alone (docs/bundled.md has its own
-  accuracy). Its input: RGB in [−1, 1], brought to the size that it was trained on (bilinear, antialiased).
+  picture. Text probability: the mean of the probabilities that it gives to the three. The classifier ships with the
+  bundled model and was trained on real icons alone (docs/bundled.md has its own accuracy). Its input: RGB in [−1, 1],
+  brought to the size that it was trained on (bilinear, antialiased).
 - Layout: IoU of the foregrounds of guidance and translation; 1 for the same outline. A picture's foreground is what is
   farther than THRESHOLD from the colour of its border.
 """
@@ -55,21 +56,43 @@ class Classifier(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(2 * sum(channels), len(names)) for names in words)
 
     def forward(self, x: Tensor) -> Logits:
-        """x: pictures [n, 3, H, W] in [−1, 1]."""
+        """x: pictures [n, 3, size, size] in [−1, 1]."""
+        features = self.pooled(x)
+        return Logits(*(head(F.dropout(features, 0.2, self.training)) for head in self.heads))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """What the heads read of pictures [n, 3, size, size]: [n, 2 · the stages' channels]."""
         features = []  # of every stage: what is there, and how unevenly; a style shows in the early ones
         for stage in self.stages:
             x = stage(x)
             features += [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
-        features = torch.cat(features, dim=1)
-        return Logits(*(head(F.dropout(features, 0.2, self.training)) for head in self.heads))
+        return torch.cat(features, dim=1)
 
     @torch.no_grad()
     def read(self, x: Tensor) -> list[tuple[str, str, str]]:
         """The likeliest style, concept and colour of each picture [n, 3, H, W], at any size."""
+        best = (scores.argmax(dim=1).tolist() for scores in self.scores(x))
+        return [tuple(names[i] for names, i in zip(self.words, row, strict=True)) for row in zip(*best, strict=True)]
+
+    @torch.no_grad()
+    def probability(self, x: Tensor, aspect: str, word: str) -> float:
+        """How sure it is that the picture [1, 3, H, W] has this style, concept or colour: 0 to 1."""
+        i = ASPECTS.index(aspect)
+        return self.scores(x)[i].softmax(dim=1)[0, self.words[i].index(word)].item()
+
+    def scores(self, x: Tensor) -> Logits:
+        """The logits of pictures [n, 3, H, W] of any size."""
+        return self(self.suited(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the heads read of pictures [n, 3, H, W] of any size."""
+        return self.pooled(self.suited(x))
+
+    def suited(self, x: Tensor) -> Tensor:
+        """Pictures of any size, brought to its own."""
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        best = (scores.argmax(dim=1).tolist() for scores in self(x.to(self.heads[0].weight)))
-        return [tuple(names[i] for names, i in zip(self.words, row, strict=True)) for row in zip(*best, strict=True)]
+        return x.to(self.heads[0].weight)
 
     @property
     def config(self) -> dict:

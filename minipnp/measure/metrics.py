@@ -15,6 +15,7 @@ from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.measure import clip, dino, icons, lpips, published
 from minipnp.measure.benchmarks import Pair
+from minipnp.measure.edges import edge_correlation
 
 DAMAGED = (RuntimeError, KeyError, SafetensorError, UnpicklingError)  # what reading weights raises then
 CLASSIFIER = hub.WEIGHTS / "bundled" / "classifier"
@@ -28,6 +29,7 @@ class Column(NamedTuple):
 COLUMNS = {
     "structure": Column("structure distance", -1),
     "iou": Column("mask IoU", +1),
+    "edges": Column("edges", +1),
     "background": Column("background LPIPS", -1),
     "clip": Column("CLIP score", +1),
     "clip_acc": Column("CLIP-Acc", +1),
@@ -35,6 +37,9 @@ COLUMNS = {
     "concept": Column("concept", +1),
     "colour": Column("background colour", +1),
     "fidelity": Column("text fidelity", +1),
+    "probability": Column("text probability", +1),
+    "style_left": Column("guidance's style seen", -1),
+    "colour_left": Column("guidance's colour kept", -1),
     "psnr": Column("PSNR, dB", +1),
     "ssim": Column("SSIM", +1),
 }
@@ -69,8 +74,14 @@ LAYOUTS = {  # which benchmarks a metric is for
     "background": ("pie", "bundled"),
     "icons": ("bundled",),
     "iou": ("bundled",),
+    "edges": ("ti2i", "pie", "bundled"),
+    "leakage": ("bundled",),
 }
-USUAL = {"ti2i": ("clip", "structure"), "pie": ("clip", "structure", "background"), "bundled": ("icons", "iou")}
+USUAL = {
+    "ti2i": ("clip", "structure"),
+    "pie": ("clip", "structure", "background"),
+    "bundled": ("icons", "iou", "edges"),
+}
 
 
 def load_metrics(
@@ -117,7 +128,9 @@ def load_metrics(
             judge = icons.load_classifier(classifier)
             weights["classifier"] = hub.sha256(classifier / "model.safetensors")
             return partial(_icons, judge)
-        return _iou
+        if name == "leakage":
+            return partial(_leakage, icons.load_classifier(classifier))
+        return _edges if name == "edges" else _iou
 
     for name in dict.fromkeys(names):
         measures[name] = measure(name)
@@ -146,7 +159,26 @@ def _background(network: torch.nn.Module, case: Case) -> Values:
 def _icons(judge: icons.Classifier, case: Case) -> Values:
     (seen,) = judge.read(case.after)
     right = {aspect: float(a == b) for aspect, a, b in zip(icons.ASPECTS, seen, case.pair.asked, strict=True)}
-    return right | {"fidelity": sum(right.values()) / len(right)}
+    asked = zip(icons.ASPECTS, case.pair.asked, strict=True)
+    sure = [judge.probability(case.after, aspect, word) for aspect, word in asked]
+    return right | {"fidelity": sum(right.values()) / len(right), "probability": sum(sure) / len(sure)}
+
+
+def _leakage(judge: icons.Classifier, case: Case) -> Values:
+    """What of the guidance's appearance is left: its style, where another one was asked for, and its colours."""
+    style = next((style for style in judge.words.styles if f" {style} " in case.pair.source), None)
+    seen = {}
+    if style is not None and style != case.pair.asked[0]:
+        seen["style_left"] = judge.probability(case.after, "style", style)
+    masks = [icons.foreground(x) for x in (case.before, case.after)]
+    if all(mask.any() for mask in masks):
+        before, after = (x[0][:, m[0]].mean(dim=1) for x, m in zip((case.before, case.after), masks, strict=True))
+        seen["colour_left"] = 1 - (before - after).norm().item() / 12**0.5  # 12 ** 0.5: from black to white
+    return seen
+
+
+def _edges(case: Case) -> Values:
+    return {"edges": edge_correlation(case.before, case.after)}
 
 
 def _iou(case: Case) -> Values:

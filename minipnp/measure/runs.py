@@ -23,6 +23,7 @@ from minipnp.methods.sdedit import STRENGTHS
 from minipnp.options import Options
 
 NOTHING: Mapping[str, object] = {}
+CLOSER = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # strengths of SDEdit, closer to each other than STRENGTHS
 UNTOLD_SCALE = 7.5  # guidance scale of a benchmark's generated guidance, where its list does not say one
 
 
@@ -33,6 +34,7 @@ class Run:
     options: these win over the model's advice. defaults: in the place of the method's own, the model's advice wins.
     word: takes the pair's object, "must" or "may"; "": does not. blend: it is where a local blend may change the
     picture. templates: takes its direction from templates. random_start: x_T is noise, not the guidance's.
+    negative: the guidance's text is the negative prompt. kinds: of the pairs that it is meant for; none: for all.
     """
 
     label: str
@@ -43,6 +45,8 @@ class Run:
     blend: bool = False
     templates: bool = False
     random_start: bool = False
+    negative: bool = False
+    kinds: tuple[str, ...] = ()
 
     def lacks(self, pair: Pair) -> str | None:
         """Why this pair cannot be run, or None."""
@@ -52,6 +56,10 @@ class Run:
             return "no text for the picture"
         if not pair.source and METHODS[self.method].needs_source(self.settings_for(pair, {})):
             return "no text for the picture"
+        if self.negative and not pair.source:
+            return "no text for the picture"
+        if self.kinds and pair.kind not in self.kinds:
+            return f"meant for the kind {' or '.join(self.kinds)}"
         return None
 
     def settings_for(self, pair: Pair, given: Mapping[str, object], advised: Mapping[str, object] = NOTHING) -> Options:
@@ -83,9 +91,13 @@ RUNS = {
     "pnp-without-f": Run("Plug-and-Play without f", "pnp", {"tau_f": 0.0}),
     "pnp-without-A": Run("Plug-and-Play without A", "pnp", {"tau_A": 0.0}),
     "pnp-without-both": Run("Plug-and-Play without both", "pnp", {"tau_f": 0.0, "tau_A": 0.0}),
+    "pnp-f-4": Run("Plug-and-Play, f of layer 4", "pnp", {"f_layers": "4"}),
+    "pnp-f-4-8": Run("Plug-and-Play, f of layers 4-8", "pnp", {"f_layers": "4-8"}),
+    "pnp-f-4-11": Run("Plug-and-Play, f of layers 4-11", "pnp", {"f_layers": "4-11"}),
+    "pnp-negative": Run("Plug-and-Play, source as negative prompt", "pnp", negative=True, kinds=("silhouette",)),
     "pnp-random": Run("Plug-and-Play, random x_T", "pnp", random_start=True),
     "masked-pnp": Run("Plug-and-Play in a mask", "masked-pnp", word="must"),
-    **{f"sdedit-{s}": Run(f"SDEdit {s}", "sdedit", {"strength": s}) for s in STRENGTHS},
+    **{f"sdedit-{s}": Run(f"SDEdit {s}", "sdedit", {"strength": s}) for s in sorted({*STRENGTHS, *CLOSER})},
     "ddim": Run("DDIM + word swap", "ddim"),
     "p2p": Run("Prompt-to-Prompt", "p2p"),
     "p2p-full": Run("Prompt-to-Prompt, full share", "p2p", {"cross_replace": 1.0, "self_replace": 1.0}),
@@ -99,7 +111,9 @@ RUNS = {
     "masactrl": Run("MasaCtrl", "masactrl", word="may"),
     "skip-inject": Run("SkipInject", "skip-inject"),
 }
-EVALUATED = tuple(name for name in RUNS if name not in ("p2p-blend", "p2z", "skip-inject"))  # if nothing else is said
+MORE = {"p2p-blend", "p2z", "skip-inject", "pnp-f-4", "pnp-f-4-8", "pnp-f-4-11", "pnp-negative"}
+MORE |= {f"sdedit-{s}" for s in CLOSER if s not in STRENGTHS}
+EVALUATED = tuple(name for name in RUNS if name not in MORE)  # if nothing else is said
 COMPARED = (
     "pnp",
     "masked-pnp",
@@ -136,4 +150,5 @@ def run_on(
     progress: Progress = silent,
 ) -> Tensor:
     """The picture [1, 3, H, W], about [−1, 1]. InputError: the method cannot do this pair."""
+    negative = pair.source if run.negative else negative
     return edit(o, pair.prompt, run.settings_for(pair, given, advised), negative, progress)

@@ -67,7 +67,7 @@ class P2P(Options):
     self_replace: Share = option(0.4, "share of the steps with the source's self-attention maps", SPAN)
     self_side: float | None = option(
         None,
-        "largest side of the cells of those self-attentions, a share of the latent's (default: the model's, for SD 1/4)",
+        "largest side of the cells of those self-attentions, share of the latent's (default: the model's, for SD 1/4)",
         number(1 / 8, 1.0, "a share of the latent's side, 1, 1/2, 1/4 or 1/8"),
     )
     scale: float = scale_option(7.5)

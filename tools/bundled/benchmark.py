@@ -1,16 +1,18 @@
 """The fixed lists that the evaluation runs over. → tools/bundled/benchmark.json, which is in the repository
 
 The pairs go with their guidance pictures to weights/bundled/benchmark too, where `minipnp evaluate` needs no icons.
+Settings are chosen on another list, weights/bundled/choosing, which shares no guidance picture with it.
 
 Modelled on ImageNet-R-TI2I: one class in many renditions. A pair is a guidance picture and a prompt that asks for
-another style, another concept of the same kind, or both; or a guidance picture in black and a prompt in colour. Half of
-the guidance of each kind was held back from training. Icons whose foreground cannot be told from the background by
-colour are left out, as guidance and as what a prompt asks for: the layout could not be measured.
+another style, another concept of the same kind, or both; or a guidance picture in black and a prompt in colour. A third
+of the guidance of each kind was held back from training. Prompts name what the finished model knows. Icons whose
+foreground cannot be told from the background by colour are left out, as guidance and as what a prompt asks for: the
+layout could not be measured.
 """
 
 import json
 import random
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,22 +25,23 @@ from tools.bundled.captions import caption
 from tools.bundled.concepts import (
     COLOURS,
     CONCEPTS,
+    FINISHED_CONCEPTS,
+    FINISHED_STYLES,
     HELD_OUT_CONCEPTS,
     HELD_OUT_STYLE,
     PRIMITIVE,
-    STYLES,
-    TRAINED_CONCEPTS,
-    TRAINED_STYLES,
 )
-from tools.bundled.data import Icons, draw, plain
+from tools.bundled.data import CONCEPT_WORDS, STYLE_WORDS, Icons, draw, plain
 from tools.bundled.fetch import DATA
 
 PLACE = Path(__file__).with_name("benchmark.json")
-SHIPPED, SIDE = WEIGHTS / "bundled" / "benchmark", 128
-GUIDANCES, PROMPTS = 19, 2  # pictures of each kind that were trained on, as many that were not; prompts for each
+SIDE = 128
+SHIPPED = {"pairs": WEIGHTS / "bundled" / "benchmark", "choosing": WEIGHTS / "bundled" / "choosing"}
+KINDS = ("style", "concept", "both", "silhouette")
+GUIDANCES = {"pairs": (16, 8), "choosing": (8, 4)}  # pictures of each kind: trained on, held back
 SEPARATED = 0.8  # least IoU of the mask by colour with the true coverage
 COVERS = (0.06, 0.75)  # of the picture
-COLOURED = [style for style in TRAINED_STYLES if style not in PRIMITIVE]
+COLOURED = [style for style in FINISHED_STYLES if style not in PRIMITIVE]
 CATEGORY = {c.words: c.category for c in CONCEPTS}
 
 
@@ -64,23 +67,23 @@ class Pair(NamedTuple):
 def kin(concept: str) -> list[str]:
     """Other concepts of its category that the model knows; a thing is unlike other things."""
     category = CATEGORY[concept]
-    return [c for c in TRAINED_CONCEPTS if CATEGORY[c] == category != "thing" and c != concept]
+    return [c for c in FINISHED_CONCEPTS if CATEGORY[c] == category != "thing" and c != concept]
 
 
 def guided_by(kind: str, held_out: bool) -> list[tuple[str, str]]:
     """Styles and concepts that guidance pictures of this kind may have."""
-    concepts = HELD_OUT_CONCEPTS if held_out else TRAINED_CONCEPTS
+    concepts = HELD_OUT_CONCEPTS if held_out else FINISHED_CONCEPTS
     if kind == "silhouette":
         return list(product(PRIMITIVE, concepts))
-    foreign = list(product([HELD_OUT_STYLE], TRAINED_CONCEPTS)) if held_out else []
+    foreign = list(product([HELD_OUT_STYLE], FINISHED_CONCEPTS)) if held_out else []
     # Where the prompt keeps the concept, it is one that the model knows; where it keeps the style, so is that.
     return foreign if kind == "style" and held_out else list(product(COLOURED, concepts)) + foreign * (kind == "both")
 
 
 def asked_for(kind: str, style: str, concept: str) -> list[tuple[str, str]]:
     """Styles and concepts that a prompt may have for this guidance."""
-    styles = [s for s in (COLOURED if kind == "silhouette" else TRAINED_STYLES) if s != style]
-    if kind == "style" or (kind == "silhouette" and concept in TRAINED_CONCEPTS):
+    styles = [s for s in (COLOURED if kind == "silhouette" else FINISHED_STYLES) if s != style]
+    if kind == "style" or (kind == "silhouette" and concept in FINISHED_CONCEPTS):
         return list(product(styles, [concept]))
     return list(product([style] if kind == "concept" else styles, kin(concept)))
 
@@ -96,37 +99,49 @@ def separated(icons: Icons, said: Said) -> bool:
 
 
 def make(icons: Icons, seed: int = 0) -> dict[str, list]:
-    """pairs; samples: what is drawn from text alone, every concept three times; pictures: every icon held back."""
+    """pairs, choosing: as in GUIDANCES; samples: what is drawn from text alone, every icon once; pictures: those held
+    back, of styles and concepts that the classifier has a word for, one of the two at least.
+    """
     r = random.Random(seed)
-    pairs = []
-    for kind, held_out in product(("style", "concept", "both", "silhouette"), (False, True)):
-        drawn, found = guided_by(kind, held_out), 0
+    taken = set()  # the guidance pictures of all lists
+    lists = {name: [] for name in GUIDANCES}
+    for kind, held_out in product(KINDS, (False, True)):
+        drawn = guided_by(kind, held_out)
         r.shuffle(drawn)
-        for style, concept in drawn:
-            guidance = Said(style, concept, r.choice(list(COLOURS)))
-            colours = [c for c in COLOURS if c != guidance.colour]
-            targets = [Said(s, c, r.choice(colours)) for s, c in asked_for(kind, style, concept)]
-            r.shuffle(targets)
-            if found < GUIDANCES and separated(icons, guidance):
-                targets = list(islice((t for t in targets if separated(icons, t)), PROMPTS))
-                pairs += [Pair(kind, held_out, guidance, t) for t in targets if len(targets) == PROMPTS]
-                found += len(targets) == PROMPTS
+        left = iter(drawn)
+        for name, counts in GUIDANCES.items():
+            found = 0
+            while found < counts[held_out]:
+                style, concept = next(left)
+                if (style, concept) in taken:
+                    continue
+                guidance = Said(style, concept, r.choice(list(COLOURS)))
+                colours = [c for c in COLOURS if c != guidance.colour]
+                targets = [Said(s, c, r.choice(colours)) for s, c in asked_for(kind, style, concept)]
+                r.shuffle(targets)
+                target = next((t for t in targets if separated(icons, t)), None)
+                if target is not None and separated(icons, guidance):
+                    lists[name].append(Pair(kind, held_out, guidance, target))
+                    taken.add((style, concept))
+                    found += 1
     samples = [
-        Said(style, concept, r.choice(list(COLOURS)))
-        for concept in TRAINED_CONCEPTS for style in r.sample(TRAINED_STYLES, 3)
-    ]  # fmt: skip
+        Said(style, concept, r.choice(list(COLOURS))) for concept in FINISHED_CONCEPTS for style in FINISHED_STYLES
+    ]
     held_out = icons.held_out()
     pictures = [
-        Said(list(STYLES.values())[s], CONCEPTS[c].words, r.choice(list(COLOURS)))
+        Said(STYLE_WORDS[s], CONCEPT_WORDS[c], r.choice(list(COLOURS)))
         for s, c in zip(held_out.style, held_out.concept, strict=True)
+        if STYLE_WORDS[s] in FINISHED_STYLES or CONCEPT_WORDS[c] in FINISHED_CONCEPTS
     ]
-    return {"pairs": pairs, "samples": samples, "pictures": pictures}
+    return lists | {"samples": samples, "pictures": pictures}
 
 
 def read() -> dict[str, list]:
     lists = json.loads(PLACE.read_text(encoding="utf-8"))
-    pairs = [Pair(kind, held_out, Said(*g), Said(*t)) for kind, held_out, g, t in lists["pairs"]]
-    return {"pairs": pairs, **{name: [Said(*said) for said in lists[name]] for name in ("samples", "pictures")}}
+    pairs = {
+        name: [Pair(kind, held_out, Said(*g), Said(*t)) for kind, held_out, g, t in lists[name]] for name in GUIDANCES
+    }
+    return pairs | {name: [Said(*said) for said in lists[name]] for name in ("samples", "pictures")}
 
 
 def ship(icons: Icons, pairs: list[Pair], folder: Path) -> None:
@@ -153,7 +168,8 @@ def ship(icons: Icons, pairs: list[Pair], folder: Path) -> None:
 def main() -> None:
     icons = Icons.read(DATA, SIDE)
     lists = make(icons)
-    ship(icons, lists["pairs"], SHIPPED)
+    for name, folder in SHIPPED.items():
+        ship(icons, lists[name], folder)
     blocks = [f'"{name}": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]" for name, rows in lists.items()]
     write_text_atomic("{\n" + ",\n".join(blocks) + "\n}\n", PLACE)
 

@@ -2,7 +2,8 @@
 
 It is the evaluation's judge (minipnp/measure/icons.py has the network) and ships with the weights. It is trained on
 real icons alone, and not on those held back, so that how good it is on icons that it has not seen can be stated: on
-styles with held-out concepts, on concepts in the held-out style.
+styles with held-out concepts, on concepts in the held-out style. It tells the styles and concepts that the finished
+model draws. Icons of which it can name one of the two alone, a blob cat, say, teach it that one.
 """
 
 from pathlib import Path
@@ -14,11 +15,12 @@ from torch.nn import functional as F
 from minipnp.errors import InputError
 from minipnp.measure.icons import CHANNELS, Classifier, Vocabulary, load_classifier
 from tools.bundled import run
-from tools.bundled.concepts import COLOURS, TRAINED_CONCEPTS, TRAINED_STYLES
+from tools.bundled.concepts import COLOURS, FINISHED_CONCEPTS, FINISHED_STYLES
 from tools.bundled.data import CONCEPT_WORDS, STYLE_WORDS, Icons, draw, generator, noise_generator, placed
 from tools.bundled.training import Clock, Plan, State, Team, adopt, autocast, before, options, settle, there, train
 
-WORDS = Vocabulary(TRAINED_STYLES, TRAINED_CONCEPTS, tuple(COLOURS))
+WORDS = Vocabulary(FINISHED_STYLES, FINISHED_CONCEPTS, tuple(COLOURS))
+UNNAMED = -100  # what `cross_entropy` passes over
 PLANS = {"cpu": Plan(batch=64, lr=2e-3, samples=120_000), "gpu": Plan(batch=128, lr=2e-3, samples=600_000)}
 
 
@@ -30,6 +32,10 @@ def adopted(folder: Path) -> Classifier:
     return classifier
 
 
+def index(word: str, words: tuple[str, ...]) -> int:
+    return words.index(word) if word in words else UNNAMED
+
+
 def main(argv: list[str] | None = None) -> State:
     args = options(__doc__.splitlines()[0]).parse_args(argv)
     device, size, plan = settle(args, PLANS)
@@ -39,8 +45,9 @@ def main(argv: list[str] | None = None) -> State:
             args.work, "classifier", adopted(args.origin), about | before(args.origin, "classifier")
         )
     icons = Icons.read(args.data, size).trained().to(device)
-    style = torch.tensor([TRAINED_STYLES.index(STYLE_WORDS[i]) for i in icons.style])
-    concept = torch.tensor([TRAINED_CONCEPTS.index(CONCEPT_WORDS[i]) for i in icons.concept])
+    style = torch.tensor([index(STYLE_WORDS[i], FINISHED_STYLES) for i in icons.style])
+    concept = torch.tensor([index(CONCEPT_WORDS[i], FINISHED_CONCEPTS) for i in icons.concept])
+    icons, style, concept = (x[(style != UNNAMED) | (concept != UNNAMED)] for x in (icons, style, concept))
     torch.manual_seed(plan.seed)
     classifier, team = Classifier(WORDS, size).to(device), Team()
 

@@ -14,6 +14,8 @@ from tools.bundled.captions import caption
 from tools.bundled.concepts import (
     COLOURS,
     CONCEPTS,
+    FINISHED_CONCEPTS,
+    FINISHED_STYLES,
     HELD_OUT_CONCEPTS,
     HELD_OUT_STYLE,
     STYLES,
@@ -64,6 +66,12 @@ class Icons:
     def trained(self) -> "Icons":
         """Those that networks may learn from."""
         return self[self.known_styles() & self.known_concepts()]
+
+    def finished(self) -> "Icons":
+        """Those that the second phase of the UNet's training goes on with."""
+        styles = torch.tensor([STYLE_WORDS.index(words) for words in FINISHED_STYLES])
+        concepts = torch.tensor([CONCEPT_WORDS.index(words) for words in FINISHED_CONCEPTS])
+        return self[torch.isin(self.style, styles) & torch.isin(self.concept, concepts)]
 
     def held_out(self) -> "Icons":
         return self[~(self.known_styles() & self.known_concepts())]

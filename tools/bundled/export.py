@@ -34,22 +34,22 @@ from tools.bundled.captions import TEMPLATE
 from tools.bundled.concepts import (
     COLOURS,
     CONCEPTS,
+    FINISHED_CONCEPTS,
+    FINISHED_STYLES,
     HELD_OUT_CONCEPTS,
     HELD_OUT_STYLE,
     STYLES,
-    TRAINED_CONCEPTS,
-    TRAINED_STYLES,
 )
 from tools.bundled.fetch import DATA
 from tools.bundled.train_unet import every_token
-from tools.bundled.training import WORK, State, need
+from tools.bundled.training import FINISHED, WORK, State, need, read
 
 FOLDER = Path("weights/bundled")
 ADVICE = {  # see minipnp/advice.py
-    "options": {"scale": 3.0},  # at 7.5, which suits SD-1.5, shapes of this model come apart
+    "options": {"scale": 3.0, "f_layers": "7"},  # at 7.5, which suits SD-1.5, shapes of this model come apart
     "layer": 7,
-    "share": 1.0,
-    "why": "its latents have 16 x 16 cells in all, as many as layer 4 in Stable Diffusion",
+    "share": 0.5,
+    "why": "its layers 6 to 8 have 16 x 16 cells, as layers 3 to 5 have in Stable Diffusion",
 }
 LIMIT = 40_000_000  # bytes, of all weights
 LAYOUTS: dict[str, tuple[Network, str, Rules]] = {
@@ -117,9 +117,9 @@ def words() -> dict:
     """What its prompts may say, for whoever writes them."""
     return {
         "template": TEMPLATE,
-        "styles": TRAINED_STYLES,
-        "concepts": TRAINED_CONCEPTS,
-        "categories": {c.words: c.category for c in CONCEPTS if c.words in TRAINED_CONCEPTS},
+        "styles": FINISHED_STYLES,
+        "concepts": FINISHED_CONCEPTS,
+        "categories": {c.words: c.category for c in CONCEPTS if c.words in FINISHED_CONCEPTS},
         "colours": list(COLOURS),
         "advice": ADVICE,
         "held_out": {"style": HELD_OUT_STYLE, "concepts": HELD_OUT_CONCEPTS},
@@ -188,7 +188,8 @@ def write(work: Path, data: Path, folder: Path) -> int:
 
     InputError: a step before this one is missing, or the weights are over LIMIT.
     """
-    vae, both, classifier = need(work, "vae"), need(work, "unet"), need(work, "classifier")
+    vae, classifier = need(work, "vae"), need(work, "classifier")
+    both = read(work, f"unet-{FINISHED}") or need(work, "unet")
     if "used" not in both.average:
         raise InputError(f"{work / 'unet.pt'}: of an earlier recipe, which embedded every token; train it again")
     vocabulary = both.about["text"]["vocabulary"]
@@ -198,7 +199,7 @@ def write(work: Path, data: Path, folder: Path) -> int:
         save(half(weights[name], prefix, rules), folder / network.folder / f"{network.file}.safetensors")
     save_json(unet_config(UNetConfig(**both.about["unet"])), folder / "unet" / "config.json")
     config = VAEConfig(**{**vae.about["vae"], "scale": vae.scale})
-    save_json(vae_config(config, vae.about["size"]), folder / "vae" / "config.json")
+    save_json(vae_config(config, both.about["size"]), folder / "vae" / "config.json")
     save_json(text_config(TextConfig(**both.about["text"])), folder / "text_encoder" / "config.json")
     export_classifier(classifier, folder / "classifier")
     save_json(words(), folder / "words.json")

@@ -1,10 +1,11 @@
 """make train-bundled: all steps in order, each from where it was. With `--minutes`, as far as they go.
 
-    python -m tools.bundled.train --samples 3000000
-    python -m tools.bundled.train --minutes 9 --fit 20    # call it again until it says that all is done
-    python -m tools.bundled.train --from weights/bundled  # go on with a model that is there
+    python -m tools.bundled.train                         # both phases, from nothing
+    python -m tools.bundled.train --minutes 9             # call it again until it says that all is done
+    python -m tools.bundled.train --from weights/bundled  # go on with a model that is there, in the second phase
 
-The options of the UNet's training are meant for it alone; VAE and classifier have plans of their own.
+The first phase trains VAE and UNet at 64 × 64 pixels, the second the UNet and the classifier at 128 × 128. `--first`
+and `--samples` say how many pictures the UNet learns from in either; VAE and classifier have plans of their own.
 """
 
 import argparse
@@ -12,10 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from minipnp.files.loading import pick_device
 from tools.bundled import captions, classifier, export, fetch, render, run, train_unet, train_vae
 from tools.bundled.fetch import DATA
-from tools.bundled.training import WORK, size_for
+from tools.bundled.training import FINISHED, FIRST, WORK
 
 
 def prepare(data: Path, side: int) -> None:
@@ -36,31 +36,37 @@ def main(argv: list[str] | None = None) -> None:
     add("--work", type=Path, default=WORK)
     add("--to", type=Path, default=export.FOLDER)
     add("--minutes", type=float, help="stop after so many, export what there is")
-    for option in ("--device", "--seed"):
+    for option in ("--device", "--seed", "--first", "--samples"):
         add(option)
     add("--from", type=Path, dest="origin")
-    add("--size", type=int, choices=render.SIDES)
     args, of_unet = parser.parse_known_args(argv)
     end = None if args.minutes is None else time.monotonic() + 60 * args.minutes
 
-    prepare(args.data, size_for(pick_device(args.device), args.size, args.origin))
+    for side in render.SIDES:
+        prepare(args.data, side)
     shared = ["--data", str(args.data), "--work", str(args.work)]
-    for option, value in (("device", args.device), ("size", args.size), ("seed", args.seed), ("from", args.origin)):
+    for option, value in (("device", args.device), ("seed", args.seed), ("from", args.origin)):
         shared += [] if value is None else [f"--{option}", str(value)]
-    states = {}
-    for step, its_own in ((train_vae, []), (classifier, []), (train_unet, of_unet)):
+    first = [] if args.first is None else ["--samples", args.first]
+    second = [*of_unet, *([] if args.samples is None else ["--samples", args.samples])]
+    at = [["--size", str(side)] for side in (FIRST, FINISHED)]
+    steps = [(train_vae, at[0]), (train_unet, [*at[0], *first, *of_unet]), (classifier, at[1])]
+    if args.origin is not None:
+        steps = [(train_vae, at[1]), (classifier, at[1])]
+    for step, its_own in (*steps, (train_unet, [*at[1], *second])):
         left = [] if end is None else [f"--minutes={max(0.0, (end - time.monotonic()) / 60)}"]
-        states[step] = step.main([*shared, *left, *its_own])
-        if not states[step].finished and step is not train_unet:
+        state = step.main([*shared, *left, *its_own])
+        if not state.finished and (step, its_own) != (train_unet, [*at[1], *second]):
             print("not done yet: call it again", file=sys.stderr)
             return
-    unet = states[train_unet]
-    if unet.step == 0:
+    if state.step == 0:
         print("not done yet: call it again", file=sys.stderr)
         return
     size = export.export(args.work, args.data, args.to)
-    how = "all is done" if unet.finished else "not done yet: call it again; what there is"
-    print(f"{args.to}: {size / 1e6:.1f} MB after {unet.step:,} of {unet.steps or '?':,} steps; {how}", file=sys.stderr)
+    how = "all is done" if state.finished else "not done yet: call it again; what there is"
+    print(
+        f"{args.to}: {size / 1e6:.1f} MB after {state.step:,} of {state.steps or '?':,} steps; {how}", file=sys.stderr
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Step 5: the UNet and the text encoder, together, on latents of augmented icons. → out/bundled/unet.pt
 
+In two phases. First on all icons at 64 × 64 pixels. Then, with `--size 128`, from these weights (or those of --from) on
+fewer icons at 128 × 128: the same network, whose latents now have 32 × 32 cells. → out/bundled/unet-128.pt
+
 ε-prediction with min-SNR weights (Hang et al. 2023), γ = 5: timesteps are drawn that often. A tenth of the captions is
 empty, for classifier-free guidance. The networks are the package's own; only how they begin is said here.
 """
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from minipnp.config import TextConfig, UNetConfig
 from minipnp.ddim import ALPHA_BAR
+from minipnp.errors import InputError
 from minipnp.files.loading import find_model, load_networks
 from minipnp.layers import ResBlock, Transformer
 from minipnp.text import TextEncoder
@@ -21,14 +25,31 @@ from tools.bundled import run
 from tools.bundled.captions import Tokens
 from tools.bundled.data import Icons, described, draw, generator, noise_generator, placed
 from tools.bundled.train_vae import finished_vae
-from tools.bundled.training import Clock, Plan, State, Team, autocast, before, options, settle, train
+from tools.bundled.training import (
+    FINISHED,
+    Clock,
+    Plan,
+    State,
+    Team,
+    autocast,
+    before,
+    need,
+    options,
+    settle,
+    size_for,
+    train,
+)
 
-CHANNELS = {64: (48, 96, 128, 128), 128: (64, 96, 128, 128)}  # by the pictures' size
+CHANNELS = (48, 96, 128, 128)
 HEADS = 2  # 24 channels each and more; on a CPU 4 heads of half the size take a third longer
 WIDTH = 96  # of the text embeddings
 PLANS = {
     "cpu": Plan(batch=32, lr=8e-4, samples=300_000, warmup=200),
     "gpu": Plan(batch=256, lr=8e-4, samples=3_000_000, warmup=400, ema=0.9995),
+}
+FINISHING = {
+    "cpu": Plan(batch=32, lr=5e-4, samples=144_000, warmup=60, ema=0.9995, cooldown=0.25),
+    "gpu": Plan(batch=256, lr=8e-4, samples=2_000_000, warmup=200, ema=0.9995, cooldown=0.25),
 }
 GAMMA = 5.0
 SIDE = (0.8, 0.9)  # of an icon: not far from where the benchmark has it, so that more is learnt of what it shows
@@ -52,6 +73,13 @@ class Both(nn.Module):
         return self.unet(x_t, t, self.text_encoder(torch.searchsorted(self.used, ids)))
 
     @classmethod
+    def of(cls, state: State) -> "Both":
+        """Those of a checkpoint: the running average."""
+        both = cls(UNetConfig(**state.about["unet"]), TextConfig(**state.about["text"]), state.average["used"])
+        both.load_state_dict(state.average)
+        return both
+
+    @classmethod
     def load(cls, folder: Path, used: Tensor) -> "Both":
         """Those of an exported model, to go on with."""
         source = find_model(folder)
@@ -60,6 +88,12 @@ class Both(nn.Module):
         both.unet.load_state_dict(unet.state_dict())
         weights = text_encoder.state_dict()
         both.text_encoder.load_state_dict(weights | {TOKENS: weights[TOKENS][used]})
+        return both
+
+    def for_size(self, cells: int) -> "Both":
+        """The same networks, for latents of so many cells a side."""
+        both = Both(replace(self.unet.config, size=cells), self.text, self.used)
+        both.load_state_dict(self.state_dict())
         return both
 
     def initialise(self) -> None:
@@ -105,7 +139,7 @@ def batch(icons: Icons, vae: VAE, tokens: Tokens, n: int, seed: int, step: int) 
     p = placed(icons, n, g, mirrored=0, side=SIDE)  # as they are drawn: what is more to learn is learnt less well
     pictures, ids = draw(icons, p)[0], tokens(*described(icons, p, g))
     with torch.no_grad(), autocast(device):
-        x_0 = vae.encode(pictures)
+        x_0 = vae.encode(pictures.contiguous(memory_format=torch.channels_last))
     return x_0, ids.to(device), timesteps(n, there), torch.randn(x_0.shape, generator=there, device=device)
 
 
@@ -115,21 +149,30 @@ def main(argv: list[str] | None = None) -> State:
     parser.add_argument("--width", type=int, default=WIDTH, help="of the text embeddings (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile: minutes to begin, then faster on CUDA")
     args = parser.parse_args(argv)
-    device, size, plan = settle(args, PLANS)
+    finishing = size_for(args.size, args.origin) == FINISHED
+    device, size, plan = settle(args, FINISHING if finishing else PLANS)
     team = Team()
     vae, tokens = finished_vae(args.work, device), Tokens.read(args.data)
-    icons = Icons.read(args.data, size).trained().to(device)
+    vae.to(memory_format=torch.channels_last)
+    icons = Icons.read(args.data, size)
+    icons = (icons.finished() if finishing else icons.trained()).to(device)
 
     torch.manual_seed(plan.seed)
+    cells = size // vae.config.factor
     if args.origin:
         both = Both.load(args.origin, tokens.used())
+    elif finishing:
+        first = need(args.work, "unet")
+        if not first.finished:
+            raise InputError(f"{args.work / 'unet.pt'}: the first phase is not finished; run it without --size {size}")
+        both = Both.of(first)
     else:
         text = TextConfig(width=args.width, layers=2, heads=4, mlp=4 * args.width)
-        channels = tuple(args.channels or CHANNELS[size])
-        unet = UNetConfig(channels=channels, heads=HEADS, context=args.width, groups=16, size=size // vae.config.factor)
-        both = Both(unet, text, tokens.used())
+        channels = tuple(args.channels or CHANNELS)
+        both = Both(UNetConfig(channels=channels, heads=HEADS, context=args.width, groups=16, size=cells), text,
+                    tokens.used())  # fmt: skip
         both.initialise()
-    both.to(device)
+    both = both.for_size(cells).to(device, memory_format=torch.channels_last)
     compute = torch.compile(loss) if args.compile else loss
 
     def loss_at(step: int) -> Tensor:
@@ -138,8 +181,13 @@ def main(argv: list[str] | None = None) -> State:
             return compute(both, *now)
 
     about = {"unet": asdict(both.unet.config), "text": asdict(both.text), "size": size, "side": list(SIDE)}
-    about |= {"used": tokens.used().tolist()} | (before(args.origin, "unet") if args.origin else {})
-    return train("unet", both, about, loss_at, plan, args.work, Clock(args.minutes), team=team)
+    about |= {"used": tokens.used().tolist(), "icons": len(icons)}
+    if args.origin:
+        about |= before(args.origin, "unet")
+    elif finishing:
+        about["before"] = {"about": first.about, "plan": first.plan, "step": first.step, "steps": first.steps}
+    name = f"unet-{FINISHED}" if finishing else "unet"
+    return train(name, both, about, loss_at, plan, args.work, Clock(args.minutes), team=team)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The loop that trains a network: AdamW, warm-up and cosine decay, a running average of the weights, checkpoints.
+"""The loop that trains a network: AdamW, warm-up and decay, a running average of the weights, checkpoints.
 
 Under torchrun each process has its part of every batch, and their weights are averaged now and then: meant for a CPU,
 where networks as small as these leave a second thread idle.
@@ -30,13 +30,15 @@ from tools.bundled.fetch import DATA
 
 WORK = Path("out/bundled")  # checkpoints, and the evaluation's records
 SPEED = (30, 60)  # the steps between which it is measured
+FIRST, FINISHED = 64, 128  # sides of the pictures, in pixels: of the first phase, and of the second
 
 
 @dataclass(frozen=True)
 class Plan:
     """samples: how many pictures to learn from; or fit: as many as so many minutes take, at the speed of the start.
 
-    lr: AdamW's at its highest, after `warmup` steps; from there it falls to 0 on a cosine. ema: decay of the average.
+    lr: AdamW's at its highest, after `warmup` steps. From there it falls to 0 on a cosine; or, with `cooldown`, it
+    stays until this share of the steps is left, and falls to 0 on a line. ema: decay of the average.
     """
 
     batch: int
@@ -47,6 +49,7 @@ class Plan:
     ema: float = 0.999
     clip: float = 1.0
     seed: int = 0
+    cooldown: float | None = None
 
     def steps(self, rate: float = 0.0) -> int | None:
         """rate: pictures per second, once it is known; None before that, where the plan depends on it."""
@@ -55,7 +58,11 @@ class Plan:
 
     def lr_at(self, step: int, steps: int | None) -> float:
         rise = min(1.0, (step + 1) / self.warmup)
-        return self.lr * rise * (0.5 + 0.5 * math.cos(math.pi * step / steps) if steps else 1.0)
+        if not steps:
+            return self.lr * rise
+        if self.cooldown is None:
+            return self.lr * rise * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        return self.lr * rise * min(1.0, (1 - step / steps) / self.cooldown)
 
     def ema_at(self, step: int) -> float:
         return min(self.ema, (1 + step) / (10 + step))
@@ -280,8 +287,8 @@ def options(description: str) -> argparse.ArgumentParser:
     add(
         "--size",
         type=int,
-        choices=(64, 128),
-        help="pixels (default: those of --from, else 64 on the CPU, or 128)",
+        choices=(FIRST, FINISHED),
+        help=f"pixels (default: those of --from, else {FIRST})",
     )
     add("--minutes", type=float, help="stop after so many, with a checkpoint (default: at the end)")
     add("--samples", type=int, help="pictures to learn from")
@@ -299,15 +306,15 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def size_for(device: torch.device, given: int | None, origin: Path | None = None) -> int:
-    """Of the pictures, in pixels. InputError: the model to go on with is of another."""
+def size_for(given: int | None, origin: Path | None = None) -> int:
+    """Of the pictures, in pixels. InputError: the model to go on with is for larger ones."""
     if origin is None:
-        return given or (64 if device.type == "cpu" else 128)
+        return given or FIRST
     configs = find_model(origin).configs
     trained = configs["unet"].size * configs["vae"].factor
-    if given not in (None, trained):
+    if given is not None and given < trained:
         raise InputError(f"--size {given}: the model in {origin} is for {trained} pixels; leave out --size")
-    return trained
+    return given or trained
 
 
 def settle(args: argparse.Namespace, plans: dict[str, Plan]) -> tuple[torch.device, int, Plan]:
@@ -318,4 +325,4 @@ def settle(args: argparse.Namespace, plans: dict[str, Plan]) -> tuple[torch.devi
     given = {name: value for name in ("batch", "lr") if (value := getattr(args, name)) is not None}
     if args.samples or args.fit:
         given |= {"samples": None if args.fit else args.samples, "fit": args.fit}
-    return device, size_for(device, args.size, args.origin), replace(plans[kind], seed=args.seed, **given)
+    return device, size_for(args.size, args.origin), replace(plans[kind], seed=args.seed, **given)

@@ -9,9 +9,10 @@ Each prints a table that the documentation has; its own help says what it measur
 import argparse
 import sys
 
-from tools.experiments import differences, inversion_curve, kept_features, thresholds
+from tools.experiments import differences, inversion_curve, kept_features, layers, thresholds
 
 EXPERIMENTS = {  # each has `options(parser)`, which adds its options, and `run(args)`
+    "layers": layers,
     "thresholds": thresholds,
     "differences": differences,
     "kept-features": kept_features,
