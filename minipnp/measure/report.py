@@ -247,7 +247,7 @@ def plot(plan: Plan, records: Mapping[str, dict], place: Path) -> None:
             point[1].mean,
             xerr=bars[0],
             yerr=bars[1],
-            fmt="*" if ours else MARKERS[used[family]],
+            fmt="*" if ours else MARKERS[used[family] % len(MARKERS)],
             markersize=16 if ours else 7,
             color=FAMILIES[family],
             markeredgecolor="white",

@@ -27,7 +27,7 @@ from minipnp.guidance import Inversion
 from minipnp.measure import benchmarks, records, report
 from minipnp.measure.evaluation import RECONSTRUCTION, Plan, carry_out
 from minipnp.measure.metrics import Metrics
-from minipnp.measure.runs import COMPARED, EVALUATED, RUNS, check_runs, seed_of
+from minipnp.measure.runs import COMPARED, EVALUATED, MORE, RUNS, check_runs, seed_of
 from minipnp.methods.ddim_swap import DDIMSwap
 from minipnp.methods.masactrl import MasaCtrl
 from minipnp.methods.masked_pnp import MaskedPnP
@@ -334,17 +334,19 @@ def test_options_of_all_runs_reach_the_methods_that_have_them():
 def test_what_lacks_a_word_or_a_text_is_left_out():
     bare = benchmarks.Pair("p", "g", "a dog", Path("x.png"))
     wordless, both = replace(bare, source="a cat"), replace(bare, source="a cat", word="cat=dog")
-    need_text = {"ddim", "p2p", "p2p-full", "p2z", "p2z-B", "p2z-C", "p2z-D", "p2z-E"}
+    need_text = {"pnp-negative", "ddim", "p2p", "p2p-full", "p2z", "p2z-B", "p2z-C", "p2z-D", "p2z-E"}
     said = {pair: {name: run.lacks(pair) for name, run in RUNS.items() if run.lacks(pair)} for pair in (bare, wordless)}
     assert {name for name, why in said[bare].items() if why == "no word for the object"} == {"masked-pnp", "p2p-blend"}
     assert {name for name, why in said[bare].items() if why == "no text for the picture"} == need_text
-    assert set(said[wordless]) == {"masked-pnp", "p2p-blend"}
-    assert not any(run.lacks(both) for run in RUNS.values())
+    assert set(said[wordless]) == {"masked-pnp", "p2p-blend", "pnp-negative"}
+    lacking = {name: run.lacks(both) for name, run in RUNS.items() if run.lacks(both)}
+    assert lacking == {"pnp-negative": "meant for the kind silhouette"}
+    assert not RUNS["pnp-negative"].lacks(replace(both, kind="silhouette"))
     assert RUNS["masactrl"].settings_for(wordless, {}).word is None  # it may take one
 
 
 def test_which_runs_are_evaluated_and_compared_if_nothing_else_is_said():
-    assert set(EVALUATED) | {"p2p-blend", "p2z", "skip-inject"} == set(RUNS) and set(COMPARED) <= set(RUNS)
+    assert set(EVALUATED) | MORE == set(RUNS) and not set(EVALUATED) & MORE and set(COMPARED) <= set(RUNS)
     assert {RUNS[name].method for name in COMPARED} == set(METHODS)  # none of the methods is left out
     refused(lambda: check_runs(["pnp", "magic", "more"]), "--methods magic,more: give some of pnp, ")
     check_runs(list(RUNS))

@@ -352,8 +352,48 @@ def test_the_classifier_reads_the_edit_aspect_by_aspect(case):
         def read(self, picture):
             return [("noto", "cat", "blue") if picture is case.after else ("fx", "dog", "red")]
 
+        def probability(self, picture, aspect, word):
+            assert picture is case.after and word == dict(zip(icons.ASPECTS, case.pair.asked, strict=True))[aspect]
+            return {"style": 0.9, "concept": 0.1, "colour": 0.5}[aspect]
+
     got = metrics._icons(Judge(), case)
-    assert got == {"style": 1.0, "concept": 0.0, "colour": 1.0, "fidelity": 2 / 3}
+    right = {"style": 1.0, "concept": 0.0, "colour": 1.0}
+    assert got == {**right, "fidelity": 2 / 3, "probability": pytest.approx(0.5)}
+
+
+def test_the_classifier_is_as_sure_of_an_aspect_as_its_softmax():
+    classifier, x = icons.Classifier(WORDS, 32, (16, 16)).eval(), noise(1, 3, 64, 64)
+    small = F.interpolate(x, (32, 32), mode="bilinear", antialias=True)
+    for aspect, words, logits in zip(icons.ASPECTS, WORDS, classifier(small), strict=True):
+        sure = [classifier.probability(x, aspect, word) for word in words]
+        assert sure == pytest.approx(logits[0].softmax(dim=0).tolist(), abs=1e-6) and sum(sure) == pytest.approx(1)
+
+
+def test_leakage_is_the_guidance_s_style_and_its_colours(picture):
+    """A red square on grey: gone to the same red it keeps all, to cyan as little as can be, and the style is asked."""
+
+    class Judge:
+        words = icons.Vocabulary(("noto", "flat"), ("cat",), ("blue",))
+
+        def probability(self, x, aspect, word):
+            return {("style", "noto"): 0.7}[aspect, word]
+
+    def square(*rgb):
+        x = torch.zeros(1, 3, 64, 64)
+        x[0, :, 16:40, 20:44] = torch.tensor(rgb).reshape(3, 1, 1)
+        return x
+
+    red, cyan = square(1.0, -1.0, -1.0), square(-1.0, 1.0, 1.0)
+    pair = Pair("p", "g", "a flat icon of a cat", source="a noto icon of a cat", asked=("flat", "cat", "blue"))
+    kept = metrics._leakage(Judge(), metrics.Case(pair, red, red))
+    assert kept == {"style_left": 0.7, "colour_left": pytest.approx(1)}
+    assert metrics._leakage(Judge(), metrics.Case(pair, red, cyan))["colour_left"] == pytest.approx(0, abs=1e-6)
+    same = replace(pair, asked=("noto", "cat", "blue"))  # its style is to stay
+    assert metrics._leakage(Judge(), metrics.Case(same, red, torch.zeros(1, 3, 64, 64))) == {}  # and nothing to be seen
+
+
+def test_edges_are_those_of_guidance_and_translation(case, picture):
+    assert metrics._edges(case._replace(before=picture, after=picture)) == {"edges": pytest.approx(1)}
 
 
 def test_the_overlap_is_of_the_two_pictures_foregrounds(case, picture):

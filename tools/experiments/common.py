@@ -44,5 +44,5 @@ def translated_latent(sd: StableDiffusion, G: minipnp.Guidance, text: Tensor, nu
 
 
 def layout_and_fidelity(benchmark: Benchmark) -> Metrics:
-    """The two measures of a translation that can be taken without a download."""
-    return metrics.load_metrics(("iou", "icons"), benchmark.layout, None, "cpu")
+    """The measures of a translation that can be taken without a download."""
+    return metrics.load_metrics(("iou", "edges", "icons"), benchmark.layout, None, "cpu")

@@ -1,9 +1,10 @@
-"""What Plug-and-Play's settings are worth: layout and text fidelity on pairs of the bundled benchmark, side by side.
+"""What Plug-and-Play's settings are worth: layout and text on pairs of a bundled list, side by side.
 
-    python -m tools.experiments thresholds          # 40 pairs; a quarter of an hour of one core
+    python -m tools.experiments thresholds          # the 48 pairs for choosing, 20 steps; half an hour of one core
 
 The thresholds τ_f and τ_A, the layers of f, the guidance scale, each changed by itself, and SDEdit for comparison.
-Differences are taken pair by pair from the settings of `make translate`, with their bootstrap's 95 % interval.
+Differences are taken pair by pair from what the model advises, with their bootstrap's 95 % interval. The model's advice
+was chosen by these means.
 """
 
 import argparse
@@ -18,37 +19,43 @@ from minipnp.files import hub
 from minipnp.files.images import to_image, to_tensor
 from minipnp.measure import benchmarks
 from minipnp.measure.evaluation import Plan, original_of
-from minipnp.measure.metrics import Case
+from minipnp.measure.metrics import COLUMNS, Case
 from minipnp.measure.report import interval
 from minipnp.methods.registry import edit
 from minipnp.methods.sdedit import SDEdit
 from minipnp.pnp import PnP
-from tools.experiments.common import layout_and_fidelity
+from tools.experiments.common import BUNDLED, layout_and_fidelity
 
 SETTINGS: dict[str, Callable[[PnP], PnP]] = {
-    "as in `make translate`": lambda s: s,
-    "τ_A 0.8 of the steps": lambda s: replace(s, tau_A=0.8),
-    "τ_A and τ_f 1: all steps": lambda s: replace(s, tau_A=1.0, tau_f=1.0),
-    "f of layers 4 and 7": lambda s: replace(s, f_layers=(4, 7)),
+    "as advised": lambda s: s,
+    "f of layer 4": lambda s: replace(s, f_layers=(4,)),
+    "f of layer 8": lambda s: replace(s, f_layers=(8,)),
+    "f of layers 6 to 8": lambda s: replace(s, f_layers=(6, 7, 8)),
     "f of layers 4 to 11": lambda s: replace(s, f_layers=range(4, 12)),
+    "τ_A 0.3": lambda s: replace(s, tau_A=0.3),
+    "τ_A 0.8": lambda s: replace(s, tau_A=0.8),
+    "τ_f 0.5": lambda s: replace(s, tau_f=0.5),
+    "τ_A and τ_f 1: all steps": lambda s: replace(s, tau_A=1.0, tau_f=1.0),
     "guidance scale 2": lambda s: replace(s, scale=2.0),
+    "guidance scale 4": lambda s: replace(s, scale=4.0),
     "guidance scale 5": lambda s: replace(s, scale=5.0),
 }
-SDEDIT = {f"SDEdit {strength}": strength for strength in (0.1, 0.25)}
-AXES = ("iou", "fidelity")
+SDEDIT = {f"SDEdit {strength}": strength for strength in (0.5, 0.6, 0.7, 0.8)}
+AXES = ("iou", "edges", "probability", "fidelity")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--limit", type=int, default=40, help="pairs (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=PnP().steps)
+    parser.add_argument("--benchmark", default=str(BUNDLED / "choosing"), help="default: %(default)s")
+    parser.add_argument("--limit", type=int, default=48, help="pairs (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> None:
-    benchmark = benchmarks.read_benchmark("bundled").some(args.limit)
+    benchmark = benchmarks.read_benchmark(args.benchmark).some(args.limit)
     measures = layout_and_fidelity(benchmark)
     sd = minipnp.load(hub.resolve("bundled"), device="cpu")
     usual = sd.advised(PnP, steps=args.steps)
-    plan = Plan(benchmark, ("pnp",), measures, {}, steps=args.steps)
+    plan = Plan(benchmark, ("pnp",), measures, {}, steps=args.steps, advised=sd.advice.options)
     settings = {name: change(usual) for name, change in SETTINGS.items()}
     settings |= {name: SDEdit(args.steps, strength, usual.scale) for name, strength in SDEDIT.items()}
     found = {name: {axis: [] for axis in AXES} for name in settings}
@@ -61,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
                 for axis in AXES:
                     found[name][axis].append((pair.guidance, values[axis]))
     first = found[next(iter(SETTINGS))]
-    print(f"{len(benchmark.pairs)} pairs of the bundled benchmark, {args.steps} steps.\n")
-    print("| | layout: mask IoU | Δ | text fidelity | Δ |\n|---|---:|---|---:|---|")
+    print(f"{len(benchmark.pairs)} pairs, {args.steps} steps.\n")
+    print(f"| | {' | Δ | '.join(COLUMNS[axis].label for axis in AXES)} | Δ |\n|---|{'---:|---|' * len(AXES)}")
     for name, values in found.items():
         cells = [name]
         for axis in AXES:
