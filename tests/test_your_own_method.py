@@ -49,5 +49,5 @@ def test_it_runs_from_python(method, monkeypatch):
     saved = []
     monkeypatch.setattr(Image.Image, "save", lambda image, name: saved.append((name, image.size)))
     exec(BLOCKS[1], method)
-    assert saved == [("cow.png", (64, 64))]
-    assert method["made"].shape == (1, 3, 64, 64) and torch.isfinite(method["made"]).all()
+    assert saved == [("cow.png", (128, 128))]
+    assert method["made"].shape == (1, 3, 128, 128) and torch.isfinite(method["made"]).all()

@@ -37,7 +37,7 @@ def test_sample(here, capsys):
     quick = ["sample", "--model=bundled", "--device=cpu", "--steps=2", "--quiet", "--seed=1"]
     assert main([*quick, COW, "--width=96", "--out=x.png"]) == 0
     assert capsys.readouterr().out.split() == ["x.png", "x.run.json"]
-    assert Image.open("x.png").size == (96, 64)
+    assert Image.open("x.png").size == (96, 128)
     assert main([*quick, COW, "--prompt=a dog", "--width=96", "--out=o"]) == 0
     assert sorted(files("o")) == ["picture-1.png", "picture-2.png", "run.json"]
     assert Path("o/picture-1.png").read_bytes() == Path("x.png").read_bytes() != Path("o/picture-2.png").read_bytes()

@@ -209,7 +209,7 @@ def test_a_guidance_is_an_original_too(sd, picture, method):
         Original.from_picture(sd, picture, SOURCE, inversion=TWO),
     )
     assert torch.equal(edit(here, PROMPT, s), edit(there, PROMPT, s))
-    assert torch.equal(here.picture(2), there.picture(2)) and here.latent_sides == there.latent_sides == (16, 16)
+    assert torch.equal(here.picture(2), there.picture(2)) and here.latent_sides == there.latent_sides == (32, 32)
 
 
 def test_sdedit_of_a_generated_picture_does_not_begin_with_that_picture_s_own_noise(sd, monkeypatch):
@@ -223,7 +223,7 @@ def test_several_prompts_are_a_row_each(sd, picture):
     o = Original.from_picture(sd, picture, SOURCE, inversion=TWO)
     for s in (PnP(2), DDIMSwap(2)):
         both = edit(o, [PROMPT, "a dog"], s)
-        assert both.shape == (2, 3, 64, 64)
+        assert both.shape == (2, 3, 128, 128)
         assert torch.equal(both[1:], edit(o, "a dog", s)) and torch.equal(both[:1], edit(o, (PROMPT,), s))
 
 

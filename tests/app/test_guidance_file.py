@@ -195,7 +195,7 @@ def test_invert_overwrites_nothing_else(kept, capsys):
     assert main([*again, "--features"]) == 0 and sorted(os.listdir()) == ["horse.safetensors"]  # the same
     more = ["--out=other.safetensors", "--features"]
     assert main([*again[:-1], *more]) == main([*again[:-1], *more, "--tau-a=1"]) == 0
-    assert main([*again[:-1], *more, "--size=128"]) == 0
+    assert main([*again[:-1], *more, "--size=64"]) == 0
     assert {"other.safetensors", "other-2.safetensors", "other-3.safetensors"} < set(os.listdir())
     assert main(again) == 0 and capsys.readouterr().out.split()[-1] == "horse-2.safetensors"
     assert Path("horse.safetensors").read_bytes() == before

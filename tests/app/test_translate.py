@@ -38,14 +38,14 @@ def test_translation_side_by_side_and_record(here, capsys):
     assert main(argv) == 0
     assert capsys.readouterr().out.split() == ["o/translation.png", "o/side-by-side.png", "o/run.json"]
     assert sorted(files(here)) == [f"o/{name}" for name in ONE]
-    assert Image.open("o/translation.png").size == (64, 64)
+    assert Image.open("o/translation.png").size == (128, 128)
     assert Image.open("o/side-by-side.png").width > 4 * 256  # guidance, round trip, reconstruction, translation
 
     record = run_of("o")
     settings = record["settings"]
     assert settings == written("o/translation.png") == written("o/side-by-side.png")
     assert settings["method"] == "pnp" and settings["prompts"] == [prompt] and settings["picture"] == "horse-noto.png"
-    assert settings["steps"] == settings["inversion_steps"] == 2 and settings["pixels"] == [64, 64]
+    assert settings["steps"] == settings["inversion_steps"] == 2 and settings["pixels"] == [128, 128]
     assert settings["tau_f"] == PnP().tau_f and settings["A_layers"] == "4-11"
     assert settings["weights_sha256"] == {
         "unet": weights("unet"), "vae": weights("vae"), "text_encoder": weights("text_encoder", "model")
@@ -177,7 +177,7 @@ def test_a_folder(here, icons, capsys, monkeypatch):
     assert lines[1] == "minipnp: error: 1 of 3 pictures could not be translated"
     made = [f"{name}/{file}" for name in ("a-jpg", "a-png") for file in ONE]
     assert sorted(files("out/icons")) == [*made, "summary.png", "summary.run.json"]
-    assert Image.open("out/icons/a-jpg/translation.png").size == (96, 64)  # aspect kept, cut to multiples of 32
+    assert Image.open("out/icons/a-jpg/translation.png").size == (192, 128)  # aspect kept, cut to multiples of 32
     record = json.loads(Path("out/icons/summary.run.json").read_text())
     assert [("error" in picture, picture["picture"]) for picture in record["settings"]["pictures"]] == [
         (False, "a.jpg"), (False, "a.png"), (True, "broken.png")
@@ -294,9 +294,9 @@ def test_like_plug_and_play_runs_and_options_win(edits):
     assert main([*like, *picture, "--no-square", "--scale=4", "--no-vae-sampled", "--no-inclusive", "--out=b"]) == 0
     assert main([*like, "--source=a horse", "--out=c"]) == 0
     a, b, c = (written(f"{out}/translation.png") for out in "abc")
-    assert (a["pixels"], a["scale"], a["negative"], a["inclusive"]) == ([64, 64], 10, "a horse", True)
+    assert (a["pixels"], a["scale"], a["negative"], a["inclusive"]) == ([128, 128], 10, "a horse", True)
     assert a["vae_sampled"] and not b["vae_sampled"] and a["like"] == "plug-and-play"
-    assert (b["pixels"], b["scale"], b["negative"], b["inclusive"]) == ([128, 64], 4, None, False)
+    assert (b["pixels"], b["scale"], b["negative"], b["inclusive"]) == ([288, 128], 4, None, False)
     assert a["inversion_at"] == b["inversion_at"] == "current"
     assert (c["scale"], c["alpha"], c["negative"], c["source_scale"]) == (7.5, 0.75, "a horse", 5)
     (o_a, _, _, negative), (o_b, *_), (o_c, *_) = edits

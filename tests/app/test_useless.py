@@ -164,7 +164,7 @@ WORDS = {  # what only the model's tokenizer, or the picture, shows
         "something else is there",
     ),
     "a mask that is no picture": (["masked-pnp", "--mask=no.png"], "no.png"),
-    "a mask of another shape": (["masked-pnp", "--mask=wide.png"], "own shape, which is edited at 64x64"),
+    "a mask of another shape": (["masked-pnp", "--mask=wide.png"], "own shape, which is edited at 128x128"),
     "a mask of everything": (["masked-pnp", "--mask=white.png"], "white all over"),
     "a mask of nothing": (["masked-pnp", "--mask=black.png"], "the mask is empty"),
     "a weight of no use": (["p2p", SAYS, "--weight=tiger=3", "--cross-replace=0"], "--weight tiger=… changes nothing"),

@@ -52,7 +52,7 @@ def test_draw_is_guided_sampling(sd):
 def test_the_guidance_of_a_picture_is_its_latent_inverted(sd, picture, seed):
     got = minipnp.guidance_from_picture(sd, picture, STEPS, HOW, vae_seed=seed)
     with torch.no_grad():
-        x_0 = sd.vae.encode(picture, None if seed is None else sd.noise(16, 16, seed))
+        x_0 = sd.vae.encode(picture, None if seed is None else sd.noise(32, 32, seed))
         expected = guidance_from_latent(sd.unet, x_0, sd.embed(""), STEPS, HOW)
     assert torch.equal(got.x_0, x_0) and torch.equal(got.x_T, expected.x_T)
     assert torch.equal(got.texts, sd.embed("")) and sorted(got.latents) == timesteps(STEPS)[::-1]
@@ -73,10 +73,10 @@ def test_translate_is_plug_and_play(sd, G, negative, seed):
     s = PnP(steps=STEPS, scale=3.0, random_start=seed)
     got = minipnp.translate(sd, G, [PROMPT, "a cat"], negative, s)
     texts, against = [sd.embed(PROMPT), sd.embed("a cat")], None if negative is None else sd.embed(negative)
-    x_T = None if seed is None else sd.noise(16, 16, seed)
+    x_T = None if seed is None else sd.noise(32, 32, seed)
     with torch.no_grad():
         expected = sd.decode(last(plug_and_play(sd.unet, G, texts, sd.embed(""), against, s, x_T)))
-    assert got.shape == (2, 3, 64, 64) and torch.equal(got, expected)
+    assert got.shape == (2, 3, 128, 128) and torch.equal(got, expected)
 
 
 def test_reconstruct_is_sampling_from_where_the_inversion_ended(sd, G):

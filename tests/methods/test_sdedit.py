@@ -20,7 +20,7 @@ from minipnp.methods.pix2pix_zero import Pix2PixZero, pix2pix_zero
 from minipnp.methods.sdedit import STRENGTHS, SDEdit, sdedit
 from minipnp.methods.skip_inject import SkipInject, skip_inject
 from minipnp.pnp import PnP, plug_and_play
-from minipnp.see.injection import injections
+from minipnp.see.injection import fig_5, injections
 
 WEIGHTS = Path(__file__).parents[2] / "weights/bundled"
 SOURCE, TARGET = "a noto icon of a horse on a yellow background", "a noto icon of a cow on a blue background"
@@ -52,7 +52,7 @@ def psnr(sd, x, x_0) -> float:
 
 
 def edited(sd, x_0, strength, **changes):
-    z, s = sd.noise(16, 16, seed=0), SDEdit(**{**dict(steps=STEPS, strength=strength), **changes})
+    z, s = sd.noise(32, 32, seed=0), SDEdit(**{**dict(steps=STEPS, strength=strength), **changes})
     return last(sdedit(sd.unet, x_0, z, sd.embed(TARGET), sd.embed(""), s))
 
 
@@ -68,7 +68,7 @@ def test_more_noise_keeps_less(sd, x_0):
 
 def test_sdedit_by_hand(sd, x_0):
     """x_t = √ᾱ_t·x_0 + √(1−ᾱ_t)·z at the first of the last n·s levels, then guided DDIM."""
-    z, text, null = sd.noise(16, 16, seed=1), sd.embed(TARGET), sd.embed("")
+    z, text, null = sd.noise(32, 32, seed=1), sd.embed(TARGET), sd.embed("")
     levels = [401, 301, 201, 101, 1]
     x = ALPHA_BAR[401] ** 0.5 * x_0 + (1 - ALPHA_BAR[401]) ** 0.5 * z
     got = list(sdedit(sd.unet, x_0, z, text, null, SDEdit(steps=10, strength=0.5)))
@@ -80,7 +80,7 @@ def test_sdedit_by_hand(sd, x_0):
 
 def test_full_strength_begins_at_the_noisiest_level(sd, x_0):
     """Even then with what is left of the picture: x_981 is not the noise alone."""
-    z, text = sd.noise(16, 16, seed=2), sd.embed(TARGET)
+    z, text = sd.noise(32, 32, seed=2), sd.embed(TARGET)
     s = SDEdit(steps=3, strength=1, scale=1.0)
     (t_prev, x), *_ = sdedit(sd.unet, x_0, z, text, sd.embed(""), s)
     with torch.no_grad():
@@ -117,9 +117,9 @@ def swapped(sd, G, prompt, scale):
 
 
 def test_the_same_prompt_gives_the_picture_back(sd, x_0, G):
-    """At guidance 1: 29 dB to the round trip in 10 steps (34 in 20). Guidance or another prompt leads away from it."""
+    """At guidance 1: 26 dB to the round trip in 10 steps. Guidance or another prompt leads away from it."""
     same = psnr(sd, swapped(sd, G, SOURCE, 1.0), x_0)
-    assert same > 27
+    assert same > 25
     assert same > psnr(sd, swapped(sd, G, TARGET, 1.0), x_0) + 3
     assert same > psnr(sd, swapped(sd, G, SOURCE, 5.0), x_0) + 6
 
@@ -144,7 +144,7 @@ def test_a_guidance_for_another_number_of_steps(sd, G, steps):
         lambda: prompt_to_prompt(sd.unet, G, text, text, null, same, P2P(steps)),
         lambda: pix2pix_zero(sd.unet, G, torch.zeros_like(text), null, Pix2PixZero(steps)),
         lambda: skip_inject(sd.unet, G, text, null, SkipInject(steps)),
-        lambda: injections(sd.unet, G, text, null, None, PnP(steps), G.x_T),
+        lambda: injections(sd.unet, G, text, null, None, PnP(steps), G.x_T, fig_5(PnP(steps))),
     ):
         with pytest.raises(InputError, match=f"made for an edit in {STEPS} steps, not in {steps}"):
             next(run())

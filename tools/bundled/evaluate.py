@@ -1,9 +1,8 @@
 """Step 7: what the bundled model can do, in numbers. → weights/bundled/EVALUATION.md
 
-The VAE, the classifier and pictures from text are measured here, the translations by `minipnp evaluate bundled`, among
-whose results they are: what is there is not made again. All is kept as records that are known by the weights: broken
-off, it goes on where it was. Several processes share the work with `--shard 0/4` … `--shard 3/4`; the table is made by
-the one that finds all done.
+The VAE, the classifier, pictures from text, the translations, and what the paper claims of them. Every measurement is
+kept as a record in weights/bundled/records, known by the weights: broken off, it goes on where it was. Several
+processes share the work with `--shard 0/2` and `--shard 1/2`; the table is made by the one that finds all done.
 """
 
 import argparse
@@ -42,9 +41,9 @@ from tools.bundled.export import FOLDER
 from tools.bundled.fetch import DATA
 from tools.bundled.memory import Memory
 from tools.bundled.train import prepare
-from tools.bundled.training import WORK, Clock
+from tools.bundled.training import Clock
 
-TRANSLATIONS = Path("out/evaluate-bundled/records")  # where `minipnp evaluate bundled` has them
+RECORDS = FOLDER / "records"
 BATCH = 16  # pictures that are drawn from text at once
 LEAST = {"style": 0.9, "concept": 0.9, "colour": 0.99}  # of what the classifier sees in icons that it was trained on
 METHODS = (
@@ -224,10 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--model", type=Path, default=FOLDER)
     add("--data", type=Path, default=DATA)
-    add("--work", type=Path, default=WORK, help="records (default: %(default)s)")
+    add("--records", type=Path, default=RECORDS, help="of measurements (default: %(default)s)")
     add("--device")
     add("--dtype", help="default: float16 on CUDA, else float32")
-    add("--translations", type=Path, default=TRANSLATIONS, help="theirs (default: %(default)s)")
     add("--steps", type=int, help="default: 50")
     add("--inversion-steps", type=int, default=Inversion().steps)
     add("--minutes", type=float, help="stop after so many")
@@ -245,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     memory = Memory(icons.finished(), judging)
     judge = Judge(sd, judging, icons, steps, scale, memory)
     lists = {name: benchmarks.drawn_evenly(rows, args.limit) for name, rows in benchmark.read().items()}
-    folder = args.work / f"evaluation-{fingerprint(args.model, steps, scale, str(dtype), args.limit)}"
+    folder = args.records / fingerprint(args.model, steps, scale, str(dtype), args.limit)
     part, parts = map(int, args.shard.split("/"))
     clock = Clock(args.minutes)
 
@@ -265,15 +263,15 @@ def main(argv: list[str] | None = None) -> None:
         Inversion(steps=args.inversion_steps), args.steps, advised=sd.advice.options,
     )  # fmt: skip
     if not clock.over():
-        carry_out(plan, sd, args.translations, Log(), part, parts, over=clock.over)
+        carry_out(plan, sd, args.records / "translations", Log(), part, parts, over=clock.over)
 
     measured, _ = records.read_records(folder)
-    translations, _ = records.read_records(args.translations)
+    translations, _ = records.read_records(args.records / "translations")
     found, _, missing = report.results(plan, translations)
     if missing or not all(f"unit/{name}" in measured for name in units):
         return
     command = " ".join(["python -m tools.bundled.evaluate", *(argv if argv is not None else sys.argv[1:])])
-    command = re.sub(r" --(shard|minutes|device|work|translations|data|model) \S+", "", command)
+    command = re.sub(r" --(shard|minutes|device|records|data|model) \S+", "", command)
     values = {key: record["values"] for key, record in measured.items()}
     loops, ours = ([row.values for row in found[name].values()] for name in (RECONSTRUCTION, "pnp"))
     text = table(values, loops, ours, judge, command)
