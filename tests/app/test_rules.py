@@ -51,7 +51,7 @@ def test_features_of_the_inversion_serve_the_edit_only_where_they_are_those_of_i
     made = len(passes)
     picture = to_tensor(fit(read_image(CAT), sd.size, sd.multiple))
     G = minipnp.guidance_from_picture(sd, picture, STEPS, how)
-    again = minipnp.translate(sd, G, [PROMPT], settings=sd.advised(PnP, steps=STEPS))
+    again = minipnp.translate(sd, G, [PROMPT], settings=sd.advised(PnP, steps=STEPS, scale=3))
     to_image(again[0]).save("expected.png")
     assert pixels("o/translation.png") == pixels("expected.png")
     assert made == STEPS + STEPS + (1 if kept else 3)  # 3: the steps that inject
@@ -72,7 +72,7 @@ def test_the_mask_of_plug_and_play_is_read_at_the_latent_s_whole_side(cat):
     assert translate("masked-pnp", "--inversion-at=current", "--fixed-point=0", *MORE) == 0
     G = guidance_from_latent(sd.unet, x_0, null, STEPS, Inversion(at="current", iterations=0))
     word = Word(text, positions(sd.tokenizer, SOURCE, "cat"), positions(sd.tokenizer, PROMPT, "tiger"))
-    s = sd.advised(PnP, steps=STEPS)
+    s = sd.advised(PnP, steps=STEPS, scale=3)
     for side, expected in ((1.0, True), (1 / 4, False)):
         made = masked_plug_and_play(sd.unet, G, target, null, word, s=s, m=Mask(threshold=0.3, share=side))
         assert same(sd, made) is expected

@@ -230,6 +230,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--inversion-steps", type=int, default=Inversion().steps)
     add("--minutes", type=float, help="stop after so many")
     add("--limit", type=int, help="only so many pairs, samples and pictures, to try it; then the table is only shown")
+    add("--table", action="store_true", help="make the table of what there is so far, measure nothing")
     add("--shard", default="0/1", metavar="I/N", help="this process's part of the work (default: %(default)s)")
     args = parser.parse_args(argv)
 
@@ -250,11 +251,12 @@ def main(argv: list[str] | None = None) -> None:
     units = {"pictures": partial(of_pictures, judge, lists["pictures"])}
     for i in range(0, len(lists["samples"]), BATCH):
         units[f"samples {i}"] = partial(of_samples, judge, lists["samples"][i : i + BATCH], i)
-    writer = records.Writer(folder, f"{part}of{parts}")
-    try:
-        measure(units, writer, folder, part, parts, clock)
-    finally:
-        writer.close()
+    if not args.table:
+        writer = records.Writer(folder, f"{part}of{parts}")
+        try:
+            measure(units, writer, folder, part, parts, clock)
+        finally:
+            writer.close()
     measures = metrics.load_metrics(MEASURES, "bundled", classifier=classifier)
     nearest = {"memory": lambda case: memory.nearest(case.after, case.pair.asked[2])}
     plan = Plan(
@@ -262,16 +264,16 @@ def main(argv: list[str] | None = None) -> None:
         replace(measures, measures=measures.measures | nearest), identity(sd),
         Inversion(steps=args.inversion_steps), args.steps, advised=sd.advice.options,
     )  # fmt: skip
-    if not clock.over():
+    if not args.table and not clock.over():
         carry_out(plan, sd, args.records / "translations", Log(), part, parts, over=clock.over)
 
     measured, _ = records.read_records(folder)
     translations, _ = records.read_records(args.records / "translations")
     found, _, missing = report.results(plan, translations)
-    if missing or not all(f"unit/{name}" in measured for name in units):
+    if not args.table and (missing or not all(f"unit/{name}" in measured for name in units)):
         return
     command = " ".join(["python -m tools.bundled.evaluate", *(argv if argv is not None else sys.argv[1:])])
-    command = re.sub(r" --(shard|minutes|device|records|data|model) \S+", "", command)
+    command = re.sub(r" --(shard|minutes|device|records|data|model) \S+| --table", "", command)
     values = {key: record["values"] for key, record in measured.items()}
     loops, ours = ([row.values for row in found[name].values()] for name in (RECONSTRUCTION, "pnp"))
     text = table(values, loops, ours, judge, command)

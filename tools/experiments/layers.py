@@ -34,7 +34,7 @@ from minipnp.measure.report import interval
 from minipnp.model import StableDiffusion
 from minipnp.pnp import PnP
 from minipnp.see.injection import ALL_A, Variant, every, injections
-from minipnp.see.sheet import sheet
+from minipnp.see.sheet import side_by_side
 from minipnp.slots import decoder
 from minipnp.unet import TABLE
 from tools.experiments.common import BUNDLED, fitted
@@ -51,8 +51,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--metrics", default="edges,iou,icons", help="as of `minipnp evaluate` (default: %(default)s)")
     add("--limit", type=int, default=12, help="pairs (default: %(default)s)")
     add("--steps", type=int, default=20, help="default: %(default)s")
+    add("--scale", type=float, help="of guidance (default: the model's advice)")
     add("--out", type=Path, default=Path("out/layers.png"), help="the picture (default: %(default)s)")
-    add("--rows", type=int, default=4, help="pairs that the picture shows (default: %(default)s)")
+    add("--rows", type=int, default=2, help="pairs that the picture shows (default: %(default)s)")
 
 
 def pairs_of(pictures: str, prompt: str | None, limit: int) -> Benchmark:
@@ -78,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.pictures}: its guidance is generated; give pictures")
     measures = metrics.load_metrics(args.metrics.split(","), benchmark.layout, None, "cpu")
     sd = minipnp.load(hub.resolve(args.model))
-    s = sd.advised(PnP, steps=args.steps, tau_f=1.0, tau_A=1.0)
+    given = {} if args.scale is None else {"scale": args.scale}
+    s = sd.advised(PnP, steps=args.steps, tau_f=1.0, tau_A=1.0, **given)
     variants = ALONE + BESIDE_A
     moved = {v.label: [] for v in variants}
     found = {v.label: [] for v in variants}
@@ -111,5 +113,6 @@ def run(args: argparse.Namespace) -> None:
             print(f"| {v.label} | {cells} × {cells} | {change:.0%} | {shown} |")
         print()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(*rows).save(args.out)
+    labels, pictures = ([[cell[i] for cell in row] for row in rows] for i in (0, 1))
+    side_by_side(pictures, labels, 128).save(args.out)
     print(args.out)
