@@ -117,14 +117,14 @@ def test_what_differs_is_said_where_the_pixels_differ(before, capsys):
         run["pictures"]["translation-2.png"] = "0" * 64
         run["versions"]["torch"] = "0.1"
         run["machine"]["platform"] = "Plan 9"
-        run["settings"]["scale"] = 3
+        run["settings"]["scale"] = 4
 
     before(other)
     assert again() == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert notes == [
         "note: not the same as before: translation-2.png",
-        "note: settings: scale was 3, is 4.0",
+        "note: settings: scale was 4, is 3.0",
         f"note: versions: torch was '0.1', is {torch.__version__.split('+')[0]!r}",
         f"note: machine: platform was 'Plan 9', is {run_of('o-again')['machine']['platform']!r}",
     ]

@@ -234,8 +234,8 @@ def test_a_folder_that_was_broken_off_goes_on_where_it_was(icons, passes, capsys
 
 def test_in_a_folder_another_edit_is_another_result(icons, passes, capsys):
     run = ["translate", *LOUD, COW, "icons", "--out=o"]
-    assert main(run) == main([*run, "--scale=3"]) == 0
-    assert written("o/a/translation.png")["scale"] == 4 and written("o/a-2/translation.png")["scale"] == 3
+    assert main(run) == main([*run, "--scale=4"]) == 0
+    assert written("o/a/translation.png")["scale"] == 3 and written("o/a-2/translation.png")["scale"] == 4
     assert "there already" not in capsys.readouterr().err
     passes.clear()
     assert main([*run, "--scale=4"]) == 0  # found beside the first
@@ -327,11 +327,11 @@ def test_each_option_reaches_what_it_is_for(edits):
     o, usual = edits[1][0], edits[2][0]
     assert o.generated and o.source == "a horse" and edits[1][2].steps == 3
     assert o.taking == Taking(size=96, seed=5, source_scale=2, both=True) and o.latent_sides == (24, 24)
-    assert usual.taking == Taking(source_scale=4)  # the bundled model's
+    assert usual.taking == Taking(source_scale=3)  # the bundled model's
 
 
 @pytest.mark.parametrize(
-    "more, scale", [([], 4), (["--scale=5"], 5), (["--like=pnp-diffusers", "--inversion-steps=2"], 7.5)]
+    "more, scale", [([], 3), (["--scale=5"], 5), (["--like=pnp-diffusers", "--inversion-steps=2"], 7.5)]
 )
 def test_the_guidance_scale_is_the_model_s_where_nothing_else_is_said(more, scale):
     assert main(["translate", *QUICK, str(HORSE), COW, *more, "--out=o"]) == 0

@@ -179,7 +179,7 @@ def test_a_method_s_options_are_read_and_recorded(method, edits):
 
 @pytest.mark.parametrize(
     "model, more, scale",
-    [("own", [], 4.0), ("own", ["--scale=3"], 3.0), ("own", ["--source-scale=2"], 2.0), ("plain", [], 5.0)],
+    [("own", [], 3.0), ("own", ["--scale=4"], 4.0), ("own", ["--source-scale=2"], 2.0), ("plain", [], 5.0)],
 )
 def test_a_generated_source_has_the_scale_of_the_edit(monkeypatch, model, more, scale):
     """The model's own, which the bundled one tells, what is given, or the method's."""

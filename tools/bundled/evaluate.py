@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from math import nan
 from pathlib import Path
 from statistics import fmean
 
@@ -138,6 +139,8 @@ def shares(rows: list[dict], aspects: Iterable[str] = ASPECTS) -> str:
 
 def decibels(rows: list[dict]) -> str:
     values = [r["psnr"] for r in rows]
+    if not values:
+        return "not measured yet"
     return f"{fmean(values):.1f} dB (least {min(values):.1f}, of {len(values)})"
 
 
@@ -153,7 +156,7 @@ def table(records: dict[str, dict], loops: list[dict], translations: list[dict],
     known, new_concept, new_style, samples, held_out = map(
         of, ("real/known", "real/concept", "real/style", "sample", "vae")
     )
-    masks = fmean(r["iou"] for r in of("real"))
+    masks = fmean(r["iou"] for r in of("real")) if of("real") else nan
     lines = [
         "# What the bundled model does, in numbers", "",
         f"Made by `{command}`: {judge.steps} steps, guidance scale {judge.scale:g}. The lists are in "
@@ -163,7 +166,7 @@ def table(records: dict[str, dict], loops: list[dict], translations: list[dict],
         f"| inverted and sampled again, against the VAE's round trip | {decibels(loops)} | ≥ 35 dB |",
     ]  # fmt: skip
     for aspect, least in LEAST.items():
-        drawn, real = (fmean(r[aspect] for r in rows) for rows in (samples, known))
+        drawn, real = (fmean(r[aspect] for r in rows) if rows else nan for rows in (samples, known))
         lines.append(f"| {aspect} recognised in pictures from text, as a share of that in the icons trained on "
                      f"| {drawn / max(real, 1e-9):.3f} | ≥ {least} |")  # fmt: skip
     lines += [f"| mask by colour (threshold {THRESHOLD}) against the true one, real icons | IoU {masks:.3f} | |", ""]
@@ -212,7 +215,8 @@ def measure(
     for name in tqdm(ours, "icons and pictures from text", file=sys.stderr):
         for key, values in units[name]():
             if key not in done:
-                writer.append({"key": key, "values": values})
+                rounded = {name: round(x, 4) if isinstance(x, float) else x for name, x in values.items()}
+                writer.append({"key": key, "values": rounded})
                 if clock.over():
                     return
         writer.append({"key": f"unit/{name}", "values": {}})
@@ -275,10 +279,14 @@ def main(argv: list[str] | None = None) -> None:
     command = " ".join(["python -m tools.bundled.evaluate", *(argv if argv is not None else sys.argv[1:])])
     command = re.sub(r" --(shard|minutes|device|records|data|model) \S+| --table", "", command)
     values = {key: record["values"] for key, record in measured.items()}
+    undone = sum(f"unit/{name}" not in measured for name in units)
     loops, ours = ([row.values for row in found[name].values()] for name in (RECONSTRUCTION, "pnp"))
     text = table(values, loops, ours, judge, command)
+    if undone or missing:
+        text += f"\n**Not done yet: {undone} of {len(units)} batches of pictures, {missing} edits.**\n"
     text += "\n" + report.markdown(plan, translations, command).replace("# ", "## ", 1)
-    text += "\n" + claims(found, {pair.name: pair.kind for pair in plan.benchmark.pairs})
+    if ours:
+        text += "\n" + claims(found, {pair.name: pair.kind for pair in plan.benchmark.pairs})
     print(text)
     if args.limit is None:
         write_text_atomic(text, args.model / "EVALUATION.md")

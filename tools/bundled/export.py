@@ -46,7 +46,7 @@ from tools.bundled.training import FINISHED, WORK, State, need, read
 
 FOLDER = Path("weights/bundled")
 ADVICE = {  # see minipnp/advice.py
-    "options": {"scale": 4.0, "f_layers": "7"},  # at 7.5, which suits SD-1.5, shapes of this model come apart
+    "options": {"scale": 3.0, "f_layers": "7"},  # at 7.5, which suits SD-1.5, shapes of this model come apart
     "layer": 7,
     "share": 1.0,  # where its maps of words find the object: docs/bundled.md
     "why": "its layers 6 to 8 have 16 x 16 cells, as layers 3 to 5 have in Stable Diffusion",
