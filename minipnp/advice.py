@@ -7,7 +7,9 @@ Stable Diffusion, whose latents have 64 × 64. In a model whose latents have 32 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-SHARES = (1.0, 1 / 2, 1 / 4, 1 / 8)  # of the latent's side: the sides of the UNet's four levels
+from minipnp.unet import ATTENTIONS, TABLE
+
+SHARES = sorted({2.0 ** -TABLE[layer].level for layer in ATTENTIONS})  # of the latent's side, at which there are maps
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from PIL.Image import Image
 
 from minipnp.advice import Advice
 from minipnp.app.log import Log
-from minipnp.app.models import advice, open_model, say_advice
+from minipnp.app.models import open_model, say_advice
 from minipnp.app.options import (
     INVERSION,
     TAKING,
@@ -96,7 +96,7 @@ def compare_command(given: dict, argv: list[str]) -> int:
     out = where(given, f"{name}-compare", many=False)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
-        advised = advice(given)
+        advised = sd.advice
         say_advice(advised, given, log, *{METHODS[RUNS[name].method].settings for name in names})
         o, picture, about = open_shared_original(given, advised, sd, log)
         if given.get("word") is None and {"masked-pnp", "p2p-blend", "masactrl"} & {*names}:

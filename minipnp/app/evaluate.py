@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from minipnp.app.log import Log
-from minipnp.app.models import advice, open_model, say_advice
+from minipnp.app.models import open_model, say_advice
 from minipnp.app.options import Parser, add, add_inversion_options, add_model_options, add_taking_options, words
 from minipnp.app.results import check_out, record
 from minipnp.errors import InputError
@@ -66,9 +66,8 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
         sd, model = open_model(given, log)
         if (size := given.get("size")) is not None and (size < 1 or size % sd.multiple):
             raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
-        advised = advice(given)
-        say_advice(advised, given, log, *{METHODS[RUNS[name].method].settings for name in methods if name in RUNS})
-        plan = Plan(benchmark, methods, measures, model, inversion, given.get("steps"), size, advised.options)
+        say_advice(sd.advice, given, log, *{METHODS[RUNS[name].method].settings for name in methods if name in RUNS})
+        plan = Plan(benchmark, methods, measures, model, inversion, given.get("steps"), size, sd.advice.options)
         pictures = out / "pictures" if given.get("pictures") else None
         carry_out(plan, sd, out / "records", log, part, parts, pictures)
         return finish(plan, out, log, argv)

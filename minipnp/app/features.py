@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from minipnp.app.log import Log
-from minipnp.app.models import advice, open_model
+from minipnp.app.models import open_model
 from minipnp.app.options import TIMES, Parser, add_model_options, add_options, words
 from minipnp.app.results import record, save_results, where
 from minipnp.app.seen import Request, T, add_looking_options, gather
@@ -67,12 +67,11 @@ def features_command(given: dict, argv: list[str]) -> int:
     count = sum(1 if q in series else len(ts) if q in "fqk" else len(job.names) for q in of)
     out = where(given, job.names[0] + "-features", many=count > 1)
     smooth = s.smooth
-    advised = advice(given)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)
         met = sorted({*(ts if of != ["words"] else ()), *(words_ts if "words" in of else ())}, reverse=True)
         pictures = gather(job, sd, log, met, lambda *how: fit(*how, s.square))
-        usual = {q: layers_at(advised.share) if q == "words" else decoder(advised.layer) for q in of}
+        usual = {q: layers_at(sd.advice.share) if q == "words" else decoder(sd.advice.layer) for q in of}
         layers = {q: chosen[q] or usual[q] for q in of}
         files = {}
         arrays = {p.name: {} for p in pictures}

@@ -157,7 +157,8 @@ def run_translation(given: dict, argv: list[str]) -> list[Path]:
     with log.warnings_as_notes():
         job = plan(given, log)
         sd, model = open_model(given, log)
-        say_advice(advice(given, job.like), given, log, type(job.s))
+        if job.like == "minipnp":
+            say_advice(sd.advice, given, log, type(job.s))
         if job.guidance is not None:
             check_guidance(job.guidance, job.made, model)
         size = job.taking.size or sd.size

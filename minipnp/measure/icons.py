@@ -75,10 +75,13 @@ class Classifier(nn.Module):
         return [tuple(names[i] for names, i in zip(self.words, row, strict=True)) for row in zip(*best, strict=True)]
 
     @torch.no_grad()
-    def probability(self, x: Tensor, aspect: str, word: str) -> float:
-        """How sure it is that the picture [1, 3, H, W] has this style, concept or colour: 0 to 1."""
-        i = ASPECTS.index(aspect)
-        return self.scores(x)[i].softmax(dim=1)[0, self.words[i].index(word)].item()
+    def sure_of(self, x: Tensor) -> dict[str, dict[str, float]]:
+        """The probability, 0 to 1, of every word that it knows, by aspect; of one picture [1, 3, H, W]."""
+        sure = (scores.softmax(dim=1)[0].tolist() for scores in self.scores(x))
+        return {
+            aspect: dict(zip(names, row, strict=True))
+            for aspect, names, row in zip(ASPECTS, self.words, sure, strict=True)
+        }
 
     def scores(self, x: Tensor) -> Logits:
         """The logits of pictures [n, 3, H, W] of any size."""

@@ -116,6 +116,12 @@ def load_metrics(
         weights[file.file] = hub.sha256(place)
         return loaded
 
+    @cache
+    def judge() -> icons.Classifier:
+        loaded = icons.load_classifier(classifier)
+        weights["classifier"] = hub.sha256(classifier / "model.safetensors")
+        return loaded
+
     def measure(name: str) -> Callable[[Case], Values]:
         if name in ("clip", "clip-acc"):
             return partial(_clip if name == "clip" else _clip_acc, network(clip))
@@ -124,12 +130,8 @@ def load_metrics(
             return lambda case: {"structure": dino.structure_distance(vit, case.before, case.after)}
         if name == "background":
             return partial(_background, network(lpips))
-        if name == "icons":
-            judge = icons.load_classifier(classifier)
-            weights["classifier"] = hub.sha256(classifier / "model.safetensors")
-            return partial(_icons, judge)
-        if name == "leakage":
-            return partial(_leakage, icons.load_classifier(classifier))
+        if name in ("icons", "leakage"):
+            return partial(_icons if name == "icons" else _leakage, judge())
         return _edges if name == "edges" else _iou
 
     for name in dict.fromkeys(names):
@@ -157,19 +159,20 @@ def _background(network: torch.nn.Module, case: Case) -> Values:
 
 
 def _icons(judge: icons.Classifier, case: Case) -> Values:
-    (seen,) = judge.read(case.after)
-    right = {aspect: float(a == b) for aspect, a, b in zip(icons.ASPECTS, seen, case.pair.asked, strict=True)}
-    asked = zip(icons.ASPECTS, case.pair.asked, strict=True)
-    sure = [judge.probability(case.after, aspect, word) for aspect, word in asked]
-    return right | {"fidelity": sum(right.values()) / len(right), "probability": sum(sure) / len(sure)}
+    sure = judge.sure_of(case.after)
+    asked = dict(zip(icons.ASPECTS, case.pair.asked, strict=True))
+    right = {aspect: float(max(sure[aspect], key=sure[aspect].get) == word) for aspect, word in asked.items()}
+    probability = sum(sure[aspect].get(word, 0.0) for aspect, word in asked.items()) / len(asked)
+    return right | {"fidelity": sum(right.values()) / len(right), "probability": probability}
 
 
 def _leakage(judge: icons.Classifier, case: Case) -> Values:
     """What of the guidance's appearance is left: its style, where another one was asked for, and its colours."""
-    style = next((style for style in judge.words.styles if f" {style} " in case.pair.source), None)
+    sure = judge.sure_of(case.after)["style"]
+    style = next((style for style in sure if f" {style} " in case.pair.source), None)
     seen = {}
     if style is not None and style != case.pair.asked[0]:
-        seen["style_left"] = judge.probability(case.after, "style", style)
+        seen["style_left"] = sure[style]
     masks = [icons.foreground(x) for x in (case.before, case.after)]
     if all(mask.any() for mask in masks):
         before, after = (x[0][:, m[0]].mean(dim=1) for x, m in zip((case.before, case.after), masks, strict=True))

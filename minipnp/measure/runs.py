@@ -52,11 +52,8 @@ class Run:
         """Why this pair cannot be run, or None."""
         if self.word == "must" and not (pair.word and pair.source):
             return "no word for the object"
-        if self.templates and not pair.source:
-            return "no text for the picture"
-        if not pair.source and METHODS[self.method].needs_source(self.settings_for(pair, {})):
-            return "no text for the picture"
-        if self.negative and not pair.source:
+        needs_text = self.templates or self.negative
+        if not pair.source and (needs_text or METHODS[self.method].needs_source(self.settings_for(pair, {}))):
             return "no text for the picture"
         if self.kinds and pair.kind not in self.kinds:
             return f"meant for the kind {' or '.join(self.kinds)}"

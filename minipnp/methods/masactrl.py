@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minipnp.advice import SHARES
 from minipnp.ddim import combine, pairs, step
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
@@ -66,8 +67,8 @@ class MasaCtrl(Options):
 def check_mask(threshold: float, at: float) -> None:
     if not 0 < threshold <= 1:
         raise InputError(f"mask threshold {threshold}: give a number above 0, up to 1")
-    if not layers_at(at):
-        raise InputError(f"mask share {at}: give {', '.join(str(s) for s in sorted({*map(share, ATTENTIONS)}))}")
+    if at not in SHARES:
+        raise InputError(f"mask share {at}: give {', '.join(map(str, SHARES))}")
 
 
 def cells(latent: Sequence[int], at: float) -> tuple[int, int]:

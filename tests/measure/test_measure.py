@@ -347,25 +347,38 @@ def test_the_background_is_what_the_mask_leaves(case, monkeypatch):
     assert torch.equal(given.pop()[3], icons.foreground(case.before))
 
 
+class Certain:
+    def sure_of(self, picture):
+        return {"style": {"fx": 1.0}, "concept": {"cat": 1.0}, "colour": {"none": 1.0}}
+
+
 def test_the_classifier_reads_the_edit_aspect_by_aspect(case):
     class Judge:
-        def read(self, picture):
-            return [("noto", "cat", "blue") if picture is case.after else ("fx", "dog", "red")]
-
-        def probability(self, picture, aspect, word):
-            assert picture is case.after and word == dict(zip(icons.ASPECTS, case.pair.asked, strict=True))[aspect]
-            return {"style": 0.9, "concept": 0.1, "colour": 0.5}[aspect]
+        def sure_of(self, picture):
+            assert picture is case.after
+            style, concept, colour = case.pair.asked
+            return {
+                "style": {style: 0.9, "fx": 0.1},
+                "concept": {concept: 0.1, "an elephant": 0.9},
+                "colour": {"none": 0.4, colour: 0.5},
+            }
 
     got = metrics._icons(Judge(), case)
     right = {"style": 1.0, "concept": 0.0, "colour": 1.0}
     assert got == {**right, "fidelity": 2 / 3, "probability": pytest.approx(0.5)}
+    unknown = case._replace(pair=replace(case.pair, asked=("fx", "a word that it does not know", "none")))
+    assert metrics._icons(Certain(), unknown) == {
+        "style": 1.0, "concept": 0.0, "colour": 1.0, "fidelity": 2 / 3, "probability": 2 / 3
+    }  # fmt: skip
 
 
 def test_the_classifier_is_as_sure_of_an_aspect_as_its_softmax():
     classifier, x = icons.Classifier(WORDS, 32, (16, 16)).eval(), noise(1, 3, 64, 64)
     small = F.interpolate(x, (32, 32), mode="bilinear", antialias=True)
     for aspect, words, logits in zip(icons.ASPECTS, WORDS, classifier(small), strict=True):
-        sure = [classifier.probability(x, aspect, word) for word in words]
+        found = classifier.sure_of(x)[aspect]
+        assert tuple(found) == words
+        sure = list(found.values())
         assert sure == pytest.approx(logits[0].softmax(dim=0).tolist(), abs=1e-6) and sum(sure) == pytest.approx(1)
 
 
@@ -373,10 +386,8 @@ def test_leakage_is_the_guidance_s_style_and_its_colours(picture):
     """A red square on grey: gone to the same red it keeps all, to cyan as little as can be, and the style is asked."""
 
     class Judge:
-        words = icons.Vocabulary(("noto", "flat"), ("cat",), ("blue",))
-
-        def probability(self, x, aspect, word):
-            return {("style", "noto"): 0.7}[aspect, word]
+        def sure_of(self, x):
+            return {"style": {"noto": 0.7, "flat": 0.3}}
 
     def square(*rgb):
         x = torch.zeros(1, 3, 64, 64)

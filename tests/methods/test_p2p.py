@@ -539,7 +539,7 @@ def test_reweighting_a_style_moves_the_style(sd):
                 sd.unet, sd.noise(cells, cells, seed), *sd.embed(prompt, "").split(1), s.steps, s.scale
             )
         heavy, light = (last(sd, G, prompt, prompt, same, s, weights={flat: weight}) for weight in (4.0, -1.0))
-        sure = [judge.probability(sd.decode(x).clamp(-1, 1), "style", "flat") for x in (light, G.x_0, heavy)]
+        sure = [judge.sure_of(sd.decode(x).clamp(-1, 1))["style"]["flat"] for x in (light, G.x_0, heavy)]
         assert sure[0] + 0.1 < sure[1] < sure[2] - 0.05, sure
 
 

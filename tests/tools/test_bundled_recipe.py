@@ -36,6 +36,7 @@ from tools.bundled import (
     evaluate,
     export,
     fetch,
+    fixed_loss,
     render,
     train,
     train_unet,
@@ -468,6 +469,13 @@ def test_training_goes_on_with_an_exported_model(exported, data, tmp_path):
     before = load(exported, device="cpu").unet.state_dict()
     state = train_unet.main([*argv, "--samples", "4", "--lr", "1e-9"])
     assert all(torch.allclose(x, state.networks[f"unet.{name}"], atol=1e-6) for name, x in before.items())
+
+
+def test_the_loss_on_fixed_pictures_is_the_same_at_each_call(exported, data, capsys):
+    for _ in range(2):
+        fixed_loss.main([str(exported), "--data", str(data)])
+    first, again = map(float, capsys.readouterr().out.split())
+    assert first == again and 0.1 < first < 2  # a network that has learnt nothing is near 1
 
 
 def test_an_unfinished_network_is_not_taken_for_an_exported_one(exported, data, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from minipnp.files.known_words import advice_of
 from tools.experiments.__main__ import main
 
 EXAMPLES = Path(__file__).parents[2] / "weights/bundled/examples"
@@ -25,3 +26,10 @@ def test_every_layer_has_a_row_alone_and_beside_self_attention(tmp_path, capsys)
     change = {int(layer): int(x) for beside, layer, _, x in rows if not beside}
     assert change[7] > change[4] >= change[0]  # as it is with more steps
     assert Image.open(out).width > 13 * 128
+
+
+def test_maps_of_words_find_the_object_at_the_share_that_the_bundled_model_advises(capsys):
+    assert main(["word-maps", "--limit=2"]) == 0
+    rows = re.findall(r"^\| ([\d.]+) \| (\S+) \| (\S+) \| (\S+) \|$", capsys.readouterr().out, re.MULTILINE)
+    best = max(rows, key=lambda row: sum(map(float, row[1:])))
+    assert len(rows) == 4 and float(best[0]) == advice_of(EXAMPLES.parent).share

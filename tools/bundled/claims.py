@@ -1,8 +1,4 @@
-"""What the paper claims of Plug-and-Play, tested on the bundled model: tables of differences, pair by pair.
-
-Every difference is Plug-and-Play's value minus the other's, over the pairs that both have, with the bootstrap's 95 %
-interval over guidance pictures.
-"""
+"""What the paper claims of Plug-and-Play, tested on the bundled model: tables of differences, pair by pair."""
 
 from collections.abc import Iterable
 from statistics import fmean
@@ -11,6 +7,10 @@ from minipnp.measure.metrics import COLUMNS
 from minipnp.measure.report import Interval, Results, interval
 from minipnp.measure.runs import CLOSER, RUNS
 
+HOW = (
+    "Every difference is Plug-and-Play's value minus the other's, over the pairs that both have, with the bootstrap's "
+    "95 % interval over guidance pictures."
+)
 LAYOUT = ("iou", "edges")
 TEXT = ("probability", "fidelity")
 LEFT = ("style_left", "colour_left")
@@ -95,7 +95,7 @@ def claims(found: Results, kinds: dict[str, str]) -> str:
     more = ("pnp-f-4-8", "pnp-f-4-11")
     return "\n".join([
         "## What f and A do", "",
-        f"{len(every)} pairs. {__doc__.split(chr(10) * 2)[1]}".replace("\n", " "), "",
+        f"{len(every)} pairs. {HOW}", "",
         *differences(found, ablations, (*LAYOUT, *TEXT), every), "",
         "## Beside SDEdit and DDIM with a word swap, where the outline should stay", "",
         f"{len(same)} pairs of another style and of silhouettes. In bold: strengths whose text is 0.9 to 1 of "

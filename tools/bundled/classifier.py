@@ -17,7 +17,20 @@ from minipnp.measure.icons import CHANNELS, Classifier, Vocabulary, load_classif
 from tools.bundled import run
 from tools.bundled.concepts import COLOURS, FINISHED_CONCEPTS, FINISHED_STYLES
 from tools.bundled.data import CONCEPT_WORDS, STYLE_WORDS, Icons, draw, generator, noise_generator, placed
-from tools.bundled.training import Clock, Plan, State, Team, adopt, autocast, before, options, settle, there, train
+from tools.bundled.training import (
+    Clock,
+    Plan,
+    State,
+    Team,
+    adopt,
+    autocast,
+    before,
+    options,
+    settle,
+    size_for,
+    there,
+    train,
+)
 
 WORDS = Vocabulary(FINISHED_STYLES, FINISHED_CONCEPTS, tuple(COLOURS))
 UNNAMED = -100  # what `cross_entropy` passes over
@@ -38,7 +51,8 @@ def index(word: str, words: tuple[str, ...]) -> int:
 
 def main(argv: list[str] | None = None) -> State:
     args = options(__doc__.splitlines()[0]).parse_args(argv)
-    device, size, plan = settle(args, PLANS)
+    size = size_for(args.size, args.origin)
+    device, plan = settle(args, PLANS)
     about = {"channels": CHANNELS, "size": size, "words": list(WORDS)}
     if args.origin:
         return there(args.work, "classifier") or adopt(

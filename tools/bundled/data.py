@@ -69,12 +69,16 @@ class Icons:
 
     def finished(self) -> "Icons":
         """Those that the second phase of the UNet's training goes on with."""
-        styles = torch.tensor([STYLE_WORDS.index(words) for words in FINISHED_STYLES])
-        concepts = torch.tensor([CONCEPT_WORDS.index(words) for words in FINISHED_CONCEPTS])
-        return self[torch.isin(self.style, styles) & torch.isin(self.concept, concepts)]
+        return self[self.finished_styles() & self.finished_concepts()]
 
     def held_out(self) -> "Icons":
         return self[~(self.known_styles() & self.known_concepts())]
+
+    def finished_styles(self) -> Tensor:
+        return torch.isin(self.style, torch.tensor([STYLE_WORDS.index(words) for words in FINISHED_STYLES]))
+
+    def finished_concepts(self) -> Tensor:
+        return torch.isin(self.concept, torch.tensor([CONCEPT_WORDS.index(words) for words in FINISHED_CONCEPTS]))
 
     def known_styles(self) -> Tensor:
         return self.style != STYLE_WORDS.index(HELD_OUT_STYLE)

@@ -36,7 +36,6 @@ from minipnp.pnp import PnP
 from tools.bundled import benchmark, run
 from tools.bundled.benchmark import Said
 from tools.bundled.claims import claims
-from tools.bundled.concepts import FINISHED_CONCEPTS, FINISHED_STYLES
 from tools.bundled.data import COLOUR_WORDS, CONCEPT_WORDS, STYLE_WORDS, Icons, draw, generator, placed, plain
 from tools.bundled.export import FOLDER
 from tools.bundled.fetch import DATA
@@ -101,10 +100,11 @@ def of_pictures(judge: Judge, held_out: list[Said]) -> Iterator[tuple[str, dict]
 
 def groups(icons: Icons) -> dict[str, Icons]:
     """Real icons by what the classifier can be asked of them: known, both; concept, style: that is held back."""
-    styles, concepts = icons.known_styles(), icons.known_concepts()
-    finished = torch.tensor([STYLE_WORDS[i] in FINISHED_STYLES for i in icons.style])
-    named = torch.tensor([CONCEPT_WORDS[i] in FINISHED_CONCEPTS for i in icons.concept])
-    return {"known": icons.finished(), "concept": icons[~concepts & finished], "style": icons[~styles & named]}
+    return {
+        "known": icons.finished(),
+        "concept": icons[~icons.known_concepts() & icons.finished_styles()],
+        "style": icons[~icons.known_styles() & icons.finished_concepts()],
+    }
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tools.bundled import captions, classifier, export, fetch, render, run, train_unet, train_vae
 from tools.bundled.fetch import DATA
-from tools.bundled.training import FINISHED, FIRST, WORK
+from tools.bundled.training import FINISHED, FIRST, WORK, State
 
 
 def prepare(data: Path, side: int) -> None:
@@ -47,18 +47,21 @@ def main(argv: list[str] | None = None) -> None:
     shared = ["--data", str(args.data), "--work", str(args.work)]
     for option, value in (("device", args.device), ("seed", args.seed), ("from", args.origin)):
         shared += [] if value is None else [f"--{option}", str(value)]
-    first = [] if args.first is None else ["--samples", args.first]
-    second = [*of_unet, *([] if args.samples is None else ["--samples", args.samples])]
-    at = [["--size", str(side)] for side in (FIRST, FINISHED)]
-    steps = [(train_vae, at[0]), (train_unet, [*at[0], *first, *of_unet]), (classifier, at[1])]
-    if args.origin is not None:
-        steps = [(train_vae, at[1]), (classifier, at[1])]
-    for step, its_own in (*steps, (train_unet, [*at[1], *second])):
+    small, large = (["--size", str(side)] for side in (FIRST, FINISHED))
+    first, second = ([] if n is None else ["--samples", n] for n in (args.first, args.samples))
+    if args.origin is None:
+        before = [(train_vae, small), (train_unet, [*small, *first, *of_unet]), (classifier, large)]
+    else:
+        before = [(train_vae, large), (classifier, large)]
+
+    def run_step(step, its_own: list[str]) -> State:
         left = [] if end is None else [f"--minutes={max(0.0, (end - time.monotonic()) / 60)}"]
-        state = step.main([*shared, *left, *its_own])
-        if not state.finished and (step, its_own) != (train_unet, [*at[1], *second]):
-            print("not done yet: call it again", file=sys.stderr)
-            return
+        return step.main([*shared, *left, *its_own])
+
+    if not all(run_step(*step).finished for step in before):
+        print("not done yet: call it again", file=sys.stderr)
+        return
+    state = run_step(train_unet, [*large, *second, *of_unet])
     if state.step == 0:
         print("not done yet: call it again", file=sys.stderr)
         return

@@ -149,8 +149,9 @@ def main(argv: list[str] | None = None) -> State:
     parser.add_argument("--width", type=int, default=WIDTH, help="of the text embeddings (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile: minutes to begin, then faster on CUDA")
     args = parser.parse_args(argv)
-    finishing = size_for(args.size, args.origin) == FINISHED
-    device, size, plan = settle(args, FINISHING if finishing else PLANS)
+    size = size_for(args.size, args.origin)
+    finishing = size == FINISHED
+    device, plan = settle(args, FINISHING if finishing else PLANS)
     team = Team()
     vae, tokens = finished_vae(args.work, device), Tokens.read(args.data)
     vae.to(memory_format=torch.channels_last)

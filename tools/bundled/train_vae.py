@@ -30,6 +30,7 @@ from tools.bundled.training import (
     need,
     options,
     settle,
+    size_for,
     there,
     train,
     write,
@@ -69,7 +70,8 @@ def measured_scale(vae: VAE, icons: Icons, seed: int) -> float:
 
 def main(argv: list[str] | None = None) -> State:
     args = options(__doc__.splitlines()[0]).parse_args(argv)
-    device, size, plan = settle(args, PLANS)
+    size = size_for(args.size, args.origin)
+    device, plan = settle(args, PLANS)
     if args.origin:
         return there(args.work, "vae") or adopted(args.work, args.origin, size)
     icons = Icons.read(args.data, size).trained().to(device)

@@ -317,12 +317,12 @@ def size_for(given: int | None, origin: Path | None = None) -> int:
     return given or trained
 
 
-def settle(args: argparse.Namespace, plans: dict[str, Plan]) -> tuple[torch.device, int, Plan]:
-    """Device, size and plan: what was given, else what the device is good for."""
+def settle(args: argparse.Namespace, plans: dict[str, Plan]) -> tuple[torch.device, Plan]:
+    """Device and plan: what was given, else what the device is good for."""
     device = pick_device(args.device)
     torch.backends.cudnn.benchmark = True  # all batches have one shape
     kind = "cpu" if device.type == "cpu" else "gpu"
     given = {name: value for name in ("batch", "lr") if (value := getattr(args, name)) is not None}
     if args.samples or args.fit:
         given |= {"samples": None if args.fit else args.samples, "fit": args.fit}
-    return device, size_for(args.size, args.origin), replace(plans[kind], seed=args.seed, **given)
+    return device, replace(plans[kind], seed=args.seed, **given)

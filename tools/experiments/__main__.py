@@ -9,11 +9,12 @@ Each prints a table that the documentation has; its own help says what it measur
 import argparse
 import sys
 
-from tools.experiments import differences, inversion_curve, kept_features, layers, thresholds
+from tools.experiments import differences, inversion_curve, kept_features, layers, thresholds, word_maps
 
 EXPERIMENTS = {  # each has `options(parser)`, which adds its options, and `run(args)`
     "layers": layers,
     "thresholds": thresholds,
+    "word-maps": word_maps,
     "differences": differences,
     "kept-features": kept_features,
     "inversion-curve": inversion_curve,

@@ -26,7 +26,6 @@ import minipnp
 from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.files.images import find_images, to_image, to_tensor
-from minipnp.guidance import Inversion
 from minipnp.measure import metrics
 from minipnp.measure.benchmarks import Benchmark, Pair, read_benchmark
 from minipnp.measure.metrics import COLUMNS, Case
@@ -39,6 +38,7 @@ from minipnp.slots import decoder
 from minipnp.unet import TABLE
 from tools.experiments.common import BUNDLED, fitted
 
+SHOWN = ("structure", "iou", "edges", "clip", "probability")  # of the measures' columns: layout, and text
 ALONE = (Variant("nothing"), *(Variant(f"f of layer {i}", decoder(i)) for i in range(12)))
 BESIDE_A = tuple(replace(v, label="A alone" if not v.f else f"A and {v.label}", A=ALL_A) for v in ALONE)
 
@@ -51,7 +51,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--metrics", default="edges,iou,icons", help="as of `minipnp evaluate` (default: %(default)s)")
     add("--limit", type=int, default=12, help="pairs (default: %(default)s)")
     add("--steps", type=int, default=20, help="default: %(default)s")
-    add("--scale", type=float, help="of guidance (default: the model's advice)")
     add("--out", type=Path, default=Path("out/layers.png"), help="the picture (default: %(default)s)")
     add("--rows", type=int, default=2, help="pairs that the picture shows (default: %(default)s)")
 
@@ -67,7 +66,7 @@ def pairs_of(pictures: str, prompt: str | None, limit: int) -> Benchmark:
 def edits(sd: StableDiffusion, pair: Pair, s: PnP, variants: tuple[Variant, ...]) -> tuple[Tensor, Tensor]:
     """→ the guidance picture [1, 3, H, W], and the latents [variants, 4, h, w] of all variants' edits."""
     picture = fitted(sd, pair.image)
-    G = minipnp.guidance_from_picture(sd, picture, s.steps, Inversion(), keep=every(s, variants))
+    G = minipnp.guidance_from_picture(sd, picture, s.steps, keep=every(s, variants))
     text, null = sd.embed(pair.prompt), sd.embed("")
     *_, (_, x_0) = injections(sd.unet, G, text, null, None, s, G.x_T, variants)
     return picture, x_0
@@ -79,8 +78,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.pictures}: its guidance is generated; give pictures")
     measures = metrics.load_metrics(args.metrics.split(","), benchmark.layout, None, "cpu")
     sd = minipnp.load(hub.resolve(args.model))
-    given = {} if args.scale is None else {"scale": args.scale}
-    s = sd.advised(PnP, steps=args.steps, tau_f=1.0, tau_A=1.0, **given)
+    s = sd.advised(PnP, steps=args.steps, tau_f=1.0, tau_A=1.0)
     variants = ALONE + BESIDE_A
     moved = {v.label: [] for v in variants}
     found = {v.label: [] for v in variants}
@@ -96,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         if len(rows) < 2 * args.rows:
             cells = list(zip([v.label for v in variants], pictures, strict=True))
             rows += [[("guidance", to_image(before)), *part] for part in (cells[: len(ALONE)], cells[len(ALONE) :])]
-    names = [name for name in COLUMNS if name in found["nothing"][0][1]]
+    names = [name for name in SHOWN if name in found["nothing"][0][1]]
     print(f"{len(benchmark.pairs)} pairs, {args.steps} steps, scale {s.scale:g}.\n")
     side = sd.unet.config.size
     for some in (ALONE, BESIDE_A):

@@ -45,18 +45,15 @@ AXES = ("iou", "edges", "probability", "fidelity")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--benchmark", default=str(BUNDLED / "choosing"), help="default: %(default)s")
     parser.add_argument("--limit", type=int, default=48, help="pairs (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="default: %(default)s")
-    parser.add_argument("--scale", type=float, help="of guidance (default: the model's advice)")
 
 
 def run(args: argparse.Namespace) -> None:
-    benchmark = benchmarks.read_benchmark(args.benchmark).some(args.limit)
+    benchmark = benchmarks.read_benchmark(str(BUNDLED / "choosing")).some(args.limit)
     measures = layout_and_fidelity(benchmark)
     sd = minipnp.load(hub.resolve("bundled"), device="cpu")
-    given = {} if args.scale is None else {"scale": args.scale}
-    usual = sd.advised(PnP, steps=args.steps, **given)
+    usual = sd.advised(PnP, steps=args.steps)
     plan = Plan(benchmark, ("pnp",), measures, {}, steps=args.steps, advised=sd.advice.options)
     settings = {name: change(usual) for name, change in SETTINGS.items()}
     settings |= {name: SDEdit(args.steps, strength, usual.scale) for name, strength in SDEDIT.items()}
