@@ -35,6 +35,7 @@ from minipnp.pnp import PnP
 
 RECONSTRUCTION = "reconstruction"  # what the inversion lost: x_0 inverted and sampled again, against its decoding
 STEPS = PnP.steps
+DIGITS = 5  # of a value, behind the point, that a record holds
 
 
 class Listener(Protocol):
@@ -203,6 +204,7 @@ def _results(
             if pictures is not None:
                 (pictures / pair.name).mkdir(parents=True, exist_ok=True)
                 write_png(to_image(after), pictures / pair.name / f"{job.method}-{job.key[:8]}.png", {})
+            values = {name: round(value, DIGITS) for name, value in values.items()}
             yield record | {"values": values, "seconds": round(time.perf_counter() - began, 2)}
 
 
