@@ -9,6 +9,7 @@ otherwise) in the row that SD-1.x was trained on, which is padded with <end>, wh
 import importlib.util
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -32,9 +33,21 @@ def _open_clip_bpe():
     return module.SimpleTokenizer()
 
 
+def _bounded(word: str) -> str:
+    """A pattern that finds the word where no letter or digit goes on with it."""
+    before = r"(?<!\w)" if re.match(r"\w", word) else ""
+    after = r"(?!\w)" if re.search(r"\w$", word) else ""
+    return before + re.escape(word) + after
+
+
 class Tokenizer:
-    def __init__(self):
+    """added: words that the model's own tokenizer has besides CLIP's. They are not read here, and refused."""
+
+    def __init__(self, added: Iterable[str] = ()):
         self.bpe = _open_clip_bpe()
+        # As words of their own: "sks" is not in "asks". The longest first: "<cat-toy>" begins "<cat-toy>_1".
+        words = [_bounded(word) for word in sorted(filter(None, added), key=len, reverse=True)]
+        self._added = re.compile("|".join(words) or r"(?!)", re.IGNORECASE)
         # split() cleans; twice would change "&amp;amp;lt;"
         self._clean = self.bpe.clean_fn
         self.bpe.clean_fn = str
@@ -49,9 +62,18 @@ class Tokenizer:
         return torch.tensor(rows, dtype=torch.long).view(-1, LENGTH)
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of the whole prompt, however long, without begin and end, which no text can produce."""
+        """Ids of the whole prompt, however long, without begin and end, which no text can produce.
+
+        InputError: it has a word that the model's own tokenizer adds.
+        """
+        text = " ".join(self.split(prompt))
+        if found := self._added.search(text):
+            raise InputError(
+                f"{found[0]!r} is a word that this model's own tokenizer adds (textual inversion), which would be read "
+                "as other words here: leave it out of the prompt"
+            )
         # open_clip would read these two strings as begin and end; the blank makes text of them, changing no other token
-        return self.bpe.encode(re.sub(r"<(?=(start|end)_of_text>)", "< ", " ".join(self.split(prompt))))
+        return self.bpe.encode(re.sub(r"<(?=(start|end)_of_text>)", "< ", text))
 
     def decode(self, ids) -> str:
         """Text (lower case) of ids, a list or tensor [n]; begin and end are left out, U+FFFD is part of a character."""

@@ -78,15 +78,18 @@ UNET_COMPONENT: Rules = [
     (r"^norm_out\.", "conv_norm_out."),
 ]  # fmt: skip
 
-VAE_SINGLE_FILE: Rules = [
+_VAE_SINGLE_FILE: Rules = [
     (r"\.skip\.", ".nin_shortcut."),
-    (r"\.mid\.res([12])\.", r".mid.block_\1."),
-    (r"\.mid\.attn\.out\.", ".mid.attn_1.proj_out."), (r"\.mid\.attn\.", ".mid.attn_1."),
+    (r"\.mid\.res([12])\.", r".mid.block_\1."), (r"\.mid\.attn\.", ".mid.attn_1."),
     (r"^encoder\.levels\.(\d)\.down\.", r"encoder.down.\1.downsample.conv."),
     (r"^encoder\.levels\.(\d)\.res\.", r"encoder.down.\1.block."),
     (r"^decoder\.levels\.(\d)\.up\.", lambda m: f"decoder.up.{3 - int(m[1])}.upsample."),  # numbered finest first
     (r"^decoder\.levels\.(\d)\.res\.", lambda m: f"decoder.up.{3 - int(m[1])}.block."),
     (r"^(post_)?quant\.", r"\1quant_conv."),
+]  # fmt: skip
+VAE_SINGLE_FILE: Rules = [*_VAE_SINGLE_FILE, (r"\.attn_1\.out\.", ".attn_1.proj_out.")]
+VAE_SINGLE_FILE_NEW: Rules = [  # as some programs write it that make a single file of diffusers' names
+    *_VAE_SINGLE_FILE, (r"\.attn_1\.([qkv])\.", r".attn_1.to_\1."), (r"\.attn_1\.out\.", ".attn_1.to_out.0."),
 ]  # fmt: skip
 
 _VAE_COMPONENT: Rules = [
@@ -134,30 +137,29 @@ class Network:
     build: type[nn.Module]
     folder: str  # in component layout
     file: str
-    layouts: tuple[tuple[str, Rules], ...]  # (prefix, table); the one of which most is there is taken
+    prefixes: tuple[str, ...]  # that are usual, in front of all its names
+    tables: tuple[Rules, ...]  # of names; exporters mix them
     extras: str  # names after the prefix that carry nothing: recomputed here, or never used for drawing
-    remedy: str  # for a file that has nothing of it
+    remedy: str  # for a file in which there is none of it, or not all
 
 
 UNET = Network(
     "UNet", UNetConfig, UNet, "unet", "diffusion_pytorch_model",
-    (("model.diffusion_model.", UNET_SINGLE_FILE), ("", UNET_COMPONENT), ("", UNET_SINGLE_FILE)),
+    ("model.diffusion_model.", ""), (UNET_SINGLE_FILE, UNET_COMPONENT),
     extras=r"(?!)", remedy="give a whole model: one file, or a folder of components",
 )  # fmt: skip
 UNET_EMA = replace(  # averages of its weights over the training
     UNET, name="averaged (EMA) UNet", remedy="leave --ema out",
-    layouts=(("model_ema.diffusion_model", [*UNET_SINGLE_FILE, (r"\.", "")]),),
+    prefixes=("model_ema.diffusion_model",), tables=([*UNET_SINGLE_FILE, (r"\.", "")],),
 )  # fmt: skip
 AUTOENCODER = Network(
     "VAE", VAEConfig, VAE, "vae", "diffusion_pytorch_model",
-    tuple((prefix, table) for prefix in ("first_stage_model.", "", "vae.")
-          for table in (VAE_SINGLE_FILE, VAE_COMPONENT, VAE_COMPONENT_OLD)),
+    ("first_stage_model.", "", "vae."), (VAE_SINGLE_FILE, VAE_SINGLE_FILE_NEW, VAE_COMPONENT, VAE_COMPONENT_OLD),
     extras=r"^loss\.|^model_ema\.(decay|num_updates)$", remedy="name a file that has one with --vae",
 )  # fmt: skip
 TEXT_ENCODER = Network(
     "text encoder", TextConfig, TextEncoder, "text_encoder", "model",
-    tuple((prefix, TEXT) for prefix in
-          ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.", "text_model.", "")),
+    ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.", "text_model.", ""), (TEXT,),
     extras=r"^(text_model\.)?embeddings\.position_ids$|^text_projection(\.weight)?$|^logit_scale$",
     remedy="get the complete file of this model",
 )  # fmt: skip
@@ -175,24 +177,42 @@ def published_name(name: str, rules: Rules) -> str:
 
 
 def locate(network: Network, file: Tensors, names: list[str]) -> dict[str, str]:
-    """This project's names of a network's tensors → theirs in this file. InputError, unless exactly they are there."""
+    """This project's names of a network's tensors → theirs in this file. InputError, unless exactly they are there.
+
+    Under a prefix that is not usual it must be there whole, and once.
+    """
     there = file.names()
-    layouts = []
-    for prefix, table in network.layouts:
-        published = {name: prefix + published_name(name, table) for name in names}
-        layouts.append((set(published.values()) - there, prefix, published))
-        if not layouts[-1][0]:
-            break
-    missing, prefix, published = min(layouts, key=lambda layout: len(layout[0]))
+    spellings = [{name: published_name(name, table) for name in names} for table in network.tables]
+    first = {f".{spelling[names[0]]}" for spelling in spellings}
+    unusual = {name.removesuffix(end[1:]) for name in there for end in first if name.endswith(end)}
+    usual = [_named(prefix, spellings, there) for prefix in network.prefixes]
+    others = [_named(prefix, spellings, there) for prefix in sorted(unusual.difference(network.prefixes))]
+    prefix, published, missing = min(usual, key=lambda found: len(found[2]))
+    whole = [found for found in others if not found[2]]
+    if missing and len(whole) == 1:
+        prefix, published, missing = whole[0]
     others = {name for name in there.difference(published.values()) if name.startswith(prefix)}
     unexpected = {name for name in others if not re.search(network.extras, name.removeprefix(prefix))}
     if len(missing) == len(names):
         raise InputError(f"{file.path}: there is no {network.name} in it; {network.remedy}")
     if missing:
-        raise InputError(f"{file.path}: {len(missing)} tensors of its {network.name} are missing: {listed(missing)}")
+        raise InputError(
+            f"{file.path}: {len(missing)} tensors of its {network.name} are missing: {listed(missing)}; "
+            f"{network.remedy}"
+        )
     if unexpected:
         raise InputError(f"{file.path}: no SD-1.x {network.name}, it has {len(unexpected)} more: {listed(unexpected)}")
     return published
+
+
+def _named(prefix: str, spellings: list[dict[str, str]], there: set[str]) -> tuple[str, dict[str, str], set[str]]:
+    """The prefix; own names → those in the file, each as one of the spellings has it; which of these are not there."""
+    usual_first = sorted(spellings, key=lambda s: -len(there.intersection(prefix + name for name in s.values())))
+    published = {}
+    for name in spellings[0]:
+        ways = [prefix + spelling[name] for spelling in usual_first]
+        published[name] = next((way for way in ways if way in there), ways[0])
+    return prefix, published, set(published.values()) - there
 
 
 def listed(names: set[str]) -> str:
@@ -233,14 +253,27 @@ def prepare(network: Network, file: Tensors, config: object, ema: bool | None) -
 def fill(
     module: nn.Module, file: Tensors, published: dict[str, str], device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
+    """The network with its tensors. InputError: one of them holds NaN or infinity, in the file or after the cast."""
     weights = {}
     for name, empty in module.state_dict().items():
-        tensor = file.tensor(published[name]).reshape(empty.shape)
-        if tensor.data_ptr() % tensor.element_size():  # misaligned in the file: some kernels read that wrongly or fail
-            tensor = tensor.clone()
-        weights[name] = tensor.to(device=device, dtype=dtype)
+        stored = file.tensor(published[name]).reshape(empty.shape)
+        if stored.data_ptr() % stored.element_size():  # misaligned in the file: some kernels read that wrongly or fail
+            stored = stored.clone()
+        weights[name] = stored.to(device=device, dtype=dtype)
+        if not finite(weights[name]):
+            place = f"{file.path}: {published[name]}"
+            if finite(stored):
+                raise InputError(
+                    f"{place} has numbers too large for {str(dtype)[6:]}; give --dtype float32 or bfloat16"
+                )
+            raise InputError(f"{place} holds NaN or infinity: a merge that failed or a damaged file; get another copy")
     module.load_state_dict(weights, strict=True, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def finite(x: Tensor) -> bool:
+    """Whether no number in it is NaN or infinite. The extremes tell, at a twentieth of the time of torch.isfinite."""
+    return all(extreme.isfinite() for extreme in torch.aminmax(x))
 
 
 def load_network(

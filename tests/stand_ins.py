@@ -253,7 +253,7 @@ def save_single(path: Path, states: States) -> Path:
     """The single-file layout, in which the VAE's attention is 1×1 convolutions."""
     named = {}
     for network in NETWORKS:
-        prefix, rules = network.layouts[0][0], SINGLE_FILE[network.folder]
+        prefix, rules = network.prefixes[0], SINGLE_FILE[network.folder]
         for name, tensor in states[network.folder].items():
             if network is AUTOENCODER and ".attn." in name and tensor.ndim == 2:
                 tensor = tensor[:, :, None, None]

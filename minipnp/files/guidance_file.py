@@ -21,6 +21,7 @@ from minipnp.guidance import Guidance
 from minipnp.machine.kept import flat, unflat
 from minipnp.pnp import PnP
 from minipnp.slots import Features
+from minipnp.weights import finite
 
 FORMAT = "minipnp guidance 1"
 
@@ -32,7 +33,7 @@ MADE = {"like", "options", "guidance", "kept", "dtype", *DECISIVE}
 
 
 def save_guidance(path: Path, G: Guidance, made: dict) -> Path:
-    """made: what made it, as JSON can hold it. The file is whole, or not there. Raises InputError.
+    """made: what made it, as JSON can hold it. The file is whole, or not there. Raises InputError, for NaN in it too.
 
     → its place: where another guidance or something else has that one, the next free name, horse-2 after horse.
     """
@@ -43,6 +44,8 @@ def save_guidance(path: Path, G: Guidance, made: dict) -> Path:
     tensors = {name: _on_cpu(x) for name, x in tensors.items()}
     for t, features in G.features.items():  # one level at a time: the device may not hold all
         tensors |= {f"features.{t}.{name}": _on_cpu(x) for name, x in flat(features).items()}
+    if not all(map(finite, tensors.values())):
+        raise InputError("NaN in the guidance: try --dtype float32")
     about = {"format": FORMAT, "resampled": G.resampled, "made": made}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from minipnp.errors import InputError
 from minipnp.files.checksums import sha256
+from minipnp.files.tensors import PICKLES
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
@@ -139,7 +140,7 @@ def resolve(model: str, weights: Path = WEIGHTS, half: bool = False) -> Path:
     path = Path(model).expanduser()
     if model and path.exists():
         return path
-    meant_as_path = path.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin") or path.parent.is_dir()
+    meant_as_path = path.suffix in (".safetensors", *PICKLES) or path.parent.is_dir()
     if meant_as_path or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
         raise InputError(
             f"no model {model!r}: give a file or folder that exists, a hub id like {SD15}, sd15 or bundled"

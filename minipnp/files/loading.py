@@ -4,6 +4,7 @@ Whatever is not exactly a model of Stable Diffusion 1.x ends here: a file of ano
 missing or damaged, settings that do not fit. The tensors' names are in weights.py.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -13,15 +14,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from minipnp.config import TextConfig
 from minipnp.errors import InputError
+from minipnp.files.added_words import read_added_words
 from minipnp.files.configs import read_config, read_prediction
 from minipnp.files.known_words import advice_of
-from minipnp.files.tensors import TensorFile, _readable
+from minipnp.files.tensors import TensorFile, _readable, is_safetensors
 from minipnp.machine.low_memory import LowMemory, Roomy
 from minipnp.machine.speed import compile_blocks, suit
 from minipnp.model import Source, StableDiffusion
 from minipnp.tokenizer import Tokenizer
-from minipnp.weights import AUTOENCODER, NETWORKS, Network, fill, listed, prepare
+from minipnp.weights import AUTOENCODER, NETWORKS, TEXT_ENCODER, Network, fill, listed, prepare
 
 
 def load(
@@ -54,7 +57,8 @@ def load(
     if compile:
         compile_blocks(unet)
     kind = LowMemory if low_memory else Roomy
-    return kind(unet.to(device), autoencoder, text_encoder, Tokenizer(), source, device, dtype, advice_of(Path(path)))
+    tokenizer = Tokenizer(_added_words(Path(path), source))
+    return kind(unet.to(device), autoencoder, text_encoder, tokenizer, source, device, dtype, advice_of(Path(path)))
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -113,7 +117,7 @@ def load_networks(
 @_readable()
 def find_model(path: Path, vae: Path | None = None, prediction: str | None = None, half: bool = False) -> Source:
     """A single file, or a folder in component layout. half: where the folder has fp16 files too, take those."""
-    if not path.exists():
+    if not there(path):
         raise InputError(f"{path}: no such file or folder")
     files = {
         network.folder: path if path.is_file() else _component(path, network, half)
@@ -121,7 +125,9 @@ def find_model(path: Path, vae: Path | None = None, prediction: str | None = Non
         if not (network is AUTOENCODER and vae)
     }
     if vae is not None:
-        files["vae"] = _component(vae, replace(AUTOENCODER, folder="."), half) if vae.is_dir() else vae
+        files["vae"] = _component(vae, replace(AUTOENCODER, folder="."), half) if there(vae) and vae.is_dir() else vae
+    for file in files.values():
+        _refuse_part(file)
     opened = {file: TensorFile(file) for file in set(files.values())}  # before the configs: these name what is foreign
 
     configs = {network.folder: _config(path / network.folder, network) for network in NETWORKS}
@@ -141,31 +147,74 @@ def find_model(path: Path, vae: Path | None = None, prediction: str | None = Non
 
 
 def _component(path: Path, network: Network, half: bool) -> Path:
+    """The file of one network in a folder: by its usual name, else the only one that there is."""
     folder = path / network.folder
     plain = folder / f"{network.file}.safetensors"
     fp16 = folder / f"{network.file}.fp16.safetensors"
     for file in (fp16, plain) if half else (plain, fp16):
-        if file.exists():
+        if there(file):
             return file
-    if pickles := sorted(folder.glob("*.bin")):
+    pickles = sorted(folder.glob("*.bin"))
+    found = sorted(folder.glob("*.safetensors")) or [file for file in pickles if is_safetensors(file)]
+    for file in found:
+        _refuse_part(file)
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise InputError(f"{path}: which of these is the {network.name}? {names}: call the one to take {plain.name}")
+    if found and there(found[0]):
+        return found[0]
+    if pickles:
         raise InputError(f"{path}: the {network.name} is there only as a pickle, {pickles[0].name}; get {plain.name}")
     single = [f"; or give {file}" for file in sorted(path.glob("*.safetensors"))[:1]]
     raise InputError(f"{path}: the {network.name} is missing: no {plain}{''.join(single)}")
 
 
+def there(path: Path) -> bool:
+    """Whether something is there. InputError: a link that leads nowhere, as in a hub's cache of which parts are gone.
+
+    What passed such a link over would take the defaults in place of a model's own settings.
+    """
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"{path}: a link to {os.readlink(path)}, which is not there; remove the link and fetch the file again"
+        )
+    return path.exists()
+
+
+def _refuse_part(file: Path) -> None:
+    if found := re.search(r"-\d{5}-of-(\d{5})\.safetensors$", file.name):
+        raise InputError(
+            f"{file}: one of {int(found[1])} parts (shards); save each network as one file: "
+            "pipeline.save_pretrained(FOLDER, max_shard_size='20GB') in diffusers"
+        )
+
+
 def _config(folder: Path, network: Network) -> object:
     file = folder / "config.json"
-    return read_config(network.config, file) if file.exists() else network.config()
+    return read_config(network.config, file) if there(file) else network.config()
+
+
+def _added_words(path: Path, source: Source) -> set[str]:
+    """Words that have tokens beyond CLIP's in this model."""
+    more = source.configs[TEXT_ENCODER.folder].vocabulary - TextConfig.vocabulary
+    words = read_added_words(path / "tokenizer") if more else set()
+    if more and not words:
+        warnings.warn(
+            f"{path}: its text encoder has {more} tokens more than CLIP, for words that no file in its tokenizer/ "
+            "names: in a prompt they would be read as others",
+            stacklevel=3,
+        )
+    return words
 
 
 def _stated_prediction(path: Path, file: TensorFile) -> str:
     """What a model's files say of its prediction type, in one of four places; epsilon, where they say nothing."""
     scheduler = path / "scheduler" / "scheduler_config.json"
     sidecar = path.parent / f"{path.stem}.yaml"
-    if scheduler.exists():
+    if there(scheduler):
         return read_prediction(scheduler)
     kind = "v" if "v_pred" in file.names() or file.metadata.get("modelspec.prediction_type") == "v" else "eps"
-    if path.is_file() and sidecar.exists():
+    if path.is_file() and there(sidecar):
         said = re.search(r"^\s*parameterization\s*:\s*[\"']?(\w+)", sidecar.read_text(errors="replace"), re.MULTILINE)
         kind = said[1] if said else kind
     if kind not in ("eps", "v"):

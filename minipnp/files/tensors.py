@@ -14,6 +14,9 @@ from minipnp.errors import InputError
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Files.
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")  # what files are called that are, most of them, pickles
+
+
 _OTHER_FORMATS = {  # how a file begins: what it is
     rb"version https://git-lfs": "a git-lfs pointer, not the weights; run `git lfs pull`, or download the file itself",
     rb"\s*<": "a web page saved as weights; download the file itself",
@@ -63,6 +66,12 @@ class TensorFile:
         for pattern, kind in _FOREIGN.items():
             if any(re.search(pattern, sign) for sign in signs):
                 raise InputError(f"{path}: this is {kind}; give an ordinary model of Stable Diffusion 1.x")
+        said = self.metadata.get("modelspec.architecture")
+        if said and not re.match(r"(stable[-_ ]?diffusion|sd)[-_ ]?v?1(?!\d)", str(said), re.IGNORECASE):
+            raise InputError(
+                f"{path}: its metadata say that it is of {said!r} (modelspec.architecture); give a file of Stable "
+                "Diffusion 1.x"
+            )
 
     def names(self) -> set[str]:
         return set(self.header)
@@ -72,14 +81,27 @@ class TensorFile:
         return self._file.get_tensor(name)
 
 
+@_readable()
+def is_safetensors(path: Path) -> bool:
+    """By its content: downloads have any name."""
+    with path.open("rb") as file:
+        return _begins_a_header(file.read(9))
+
+
+def _begins_a_header(head: bytes) -> bool:
+    return head[8:9] == b"{"
+
+
 def _read_header(path: Path) -> tuple[dict[str, dict], dict[str, str]]:
     """{name: {"dtype", "shape", "data_offsets"}} and the metadata: JSON, between 8 bytes of its length and the data."""
-    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
-        raise InputError(f"{path}: a pickle, which can run any program when it is read; get the .safetensors instead")
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(100)
-        if head[8:9] != b"{":
+        if not _begins_a_header(head):
+            if path.suffix in PICKLES:
+                raise InputError(
+                    f"{path}: a pickle, which can run any program when it is read; get the .safetensors instead"
+                )
             kinds = (kind for start, kind in _OTHER_FORMATS.items() if re.match(start, head))
             raise InputError(f"{path}: {next(kinds, 'no safetensors file; get the .safetensors of this model')}")
         (length,) = struct.unpack("<Q", head[:8])

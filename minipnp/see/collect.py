@@ -22,6 +22,7 @@ from minipnp.pipeline import check_sides, start
 from minipnp.pnp import PnP
 from minipnp.slots import Layer, Part, Tap
 from minipnp.unet import ATTENTIONS, TABLE
+from minipnp.weights import finite
 
 
 @dataclass(frozen=True)
@@ -97,22 +98,26 @@ def generated(
 
 @torch.no_grad()
 def features(sd: StableDiffusion, seen: Seen, t: int, of: str, layers: Sequence[Layer]) -> dict[Layer, Tensor]:
-    """One quantity at t, by layer, from one pass. float32 on the CPU.
+    """One quantity at t, by layer, from one pass. float32 on the CPU. InputError: there is NaN in it.
 
     of: "f", "q", "k": [C, H, W], of q and k the heads side by side. "A": [H·W, H·W], the mean over heads.
     """
     check_layers(of, layers)
     taken = sd.unet.tap(seen.x[t], t, seen.text, Tap(**{of: layers}), stop=True)[1]
     if of == "f":
-        return {layer: taken.f[layer][0].float().cpu() for layer in layers}
-    if of == "A":
-        return {layer: taken.A[layer].map[0].float().mean(dim=0).cpu() for layer in layers}
-    return {
-        layer: rearrange(getattr(taken.A[layer], of)[0], "heads (h w) d -> (heads d) h w", h=cells_of(layer, seen)[0])
-        .float()
-        .cpu()
-        for layer in layers
-    }
+        found = {layer: taken.f[layer][0] for layer in layers}
+    elif of == "A":
+        found = {layer: taken.A[layer].map[0].float().mean(dim=0) for layer in layers}
+    else:
+        found = {
+            layer: rearrange(
+                getattr(taken.A[layer], of)[0], "heads (h w) d -> (heads d) h w", h=cells_of(layer, seen)[0]
+            )
+            for layer in layers
+        }
+    if not all(map(finite, found.values())):
+        raise InputError("NaN in the features: try --dtype float32")
+    return {layer: x.float().cpu() for layer, x in found.items()}
 
 
 def cells_of(layer: Layer, seen: Seen) -> tuple[int, int]:

@@ -399,7 +399,7 @@ def test_either_generation_of_the_text_encoders_names(model, prefix):
 
 def named(ours, network):
     """Our weights under the names of the single-file layout."""
-    prefix, rules = network.layouts[0]
+    prefix, rules = network.prefixes[0], network.tables[0]
     return {prefix + published_name(name, rules): tensor for name, tensor in ours.state_dict().items()}
 
 

@@ -242,6 +242,29 @@ def test_positions_refuses(tokenizer, prompt, word, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    "added, text, found",
+    [
+        ({"<cat-toy>"}, "a photo of <cat-toy>", "<cat-toy>"),
+        ({"<cat-toy>"}, "A <CAT-TOY>'s &lt;x", "<cat-toy>"),
+        ({"<cat-toy>"}, "&lt;cat-toy&gt;", "<cat-toy>"),
+        ({"<cat-toy>"}, "a cat toy", None),
+        ({"<cat-toy>", "<cat-toy>_1"}, "<cat-toy>_1", "<cat-toy>_1"),
+        ({"sks"}, "a sks dog", "sks"),
+        ({"sks"}, "she asks, sks2", None),
+        ({""}, "a cat", None),
+        ({"a.b"}, "axb", None),
+    ],
+)
+def test_added_words_are_refused(added, text, found):
+    tokenizer = Tokenizer(added)
+    if found is None:
+        assert tokenizer.encode(text) == Tokenizer().encode(text)
+        return
+    with pytest.raises(InputError, match=re.escape(f"{found!r} is a word that this model's own tokenizer adds")):
+        tokenizer("", text)
+
+
 def test_bytes_that_are_not_text_are_refused(tokenizer):
     from_latin1_terminal = b"caf\xe9".decode(errors="surrogateescape")
     with pytest.raises(InputError, match="not valid UTF-8: 'caf.udce9'"):

@@ -6,6 +6,7 @@ What must not load is in test_refused.py, the settings are in test_config.py, th
 import gc
 import json
 import math
+import re
 import shutil
 import struct
 import warnings
@@ -65,7 +66,7 @@ from minipnp.weights import (
     published_name,
 )
 
-PREFIX = {network.folder: network.layouts[0][0] for network in NETWORKS}  # in the single-file layout
+PREFIX = {network.folder: network.prefixes[0] for network in NETWORKS}  # in the single-file layout
 # Tensors and parameters; position_ids, the 197th of the text encoder, is neither.
 COUNTS = {"unet": (686, 859_520_964), "vae": (248, 83_653_863), "text_encoder": (196, 123_060_480)}
 POSITION_IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -163,7 +164,7 @@ def test_contents_of_the_single_file():
 
 def test_names_of_the_averages():
     """The 686 EMA names, of which the dots are dropped, against those in v1-5-pruned."""
-    ((prefix, rules),) = UNET_EMA.layouts
+    (prefix,), (rules,) = UNET_EMA.prefixes, UNET_EMA.tables
     ours = {
         PREFIX["unet"] + published_name(n, UNET_SINGLE_FILE): prefix + published_name(n, rules) for n in TRUTH["unet"]
     }
@@ -335,14 +336,24 @@ def test_text_encoder_of_a_component(tmp_path, names):
     check_one(TEXT_ENCODER, write(tmp_path / "m.safetensors", tensors, marks))
 
 
-@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
-@pytest.mark.parametrize("layout", ["single file", "component", "old component"])
+MID = r"(decoder|encoder)\.mid\.attn_1\."
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae.", "model.", "module.first_stage_model."])
+@pytest.mark.parametrize("layout", ["single file", "new single file", "mixed", "component", "old component"])
 def test_vae_file(tmp_path, whole, prefix, layout):
-    """All the names that files of a VAE have."""
-    if layout == "single file":
+    """All the names that files of a VAE have. mixed: of the two attentions each in its own way."""
+    if layout in ("single file", "new single file", "mixed"):
         tensors, marks = renamed(without(whole, "^(?!first_stage_model)"), "^first_stage_model.", prefix)
         extras = {"loss.logvar": ("F32", []), "loss.perceptual_loss.net.weight": ("F32", [4]),
                   "model_ema.decay": ("F32", []), "model_ema.num_updates": ("I32", [])}  # fmt: skip
+        if layout != "single file":
+            mid = MID if layout == "new single file" else MID.replace("encoder", "none")
+            new = {name: re.sub(f"({mid})([qkv])\\.", r"\1to_\3.", name) for name in tensors}
+            new = {name: re.sub(f"({mid})proj_out\\.", r"\1to_out.0.", there) for name, there in new.items()}
+            assert sum(name != there for name, there in new.items()) == (16 if layout == "new single file" else 8)
+            tensors = {new[name]: t for name, t in tensors.items()}
+            marks = {new[name]: mark for name, mark in marks.items() if name in new}
     else:
         file = COMPONENTS[f"vae/diffusion_pytorch_model{'.fp16' if layout == 'component' else ''}.safetensors"]
         marks = {prefix + name: mark_of(name, "vae") for name in header(file)}
@@ -372,9 +383,39 @@ def test_averages_alone(tmp_path, ema):
     check_small(load_small(write(tmp_path / "m.safetensors", tensors), ema=ema), unet=2000)
 
 
-def test_unet_without_prefix(tmp_path, whole):
+@pytest.mark.parametrize("prefix", ["", "unet.", "model.", "module.model.diffusion_model."])
+def test_unet_with_another_prefix_or_none(tmp_path, whole, prefix):
     tensors = without(whole, r"^(?!model\.diffusion_model\.)")
-    check_one(UNET, write(tmp_path / "m.safetensors", *renamed(tensors, r"^model\.diffusion_model\.", "")))
+    check_one(UNET, write(tmp_path / "m.safetensors", *renamed(tensors, r"^model\.diffusion_model\.", prefix)))
+
+
+def test_three_networks_in_one_file_by_the_names_of_components(tmp_path, whole, in_silence):
+    """As programs save a whole pipeline's state."""
+    tensors, marks = {}, {}
+    for network in NETWORKS:
+        file = f"{network.folder}__{network.file}.fp16.safetensors"
+        for name, (_, shape) in without(small(header(file)), "position_ids").items():
+            tensors[f"{network.folder}.{name}"] = ("F32", shape)
+            marks[f"{network.folder}.{name}"] = mark_of(name, network.folder)
+    check_small(load_small(write(tmp_path / "m.safetensors", tensors, marks)))
+
+
+@pytest.mark.parametrize("name", ["m.ckpt", "m.pt", "m.bin"])
+def test_safetensors_under_the_name_of_a_pickle(tmp_path, whole, name):
+    path = write(tmp_path / name, whole)
+    assert set(find_model(path).files.values()) == {path}
+    check_small(load_small(path))
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.non_ema.safetensors", "mine.safetensors",
+                                  "diffusion_pytorch_model.bin"])  # fmt: skip
+def test_the_only_file_of_a_network_may_have_any_name(tmp_path, states, name):
+    folder = save_components(tmp_path, states)
+    for network in ("unet", "vae"):
+        plain = folder / network / "diffusion_pytorch_model.safetensors"
+        plain.rename(plain.with_name(name))
+    assert find_model(folder).files["unet"].name == name
+    assert_equal(load_networks(find_model(folder, vae=folder / "vae"), CPU, torch.float32), states)
 
 
 def test_known_extras_load_in_silence(tmp_path, whole, in_silence):
@@ -498,6 +539,46 @@ def test_load_from_python(tmp_path, states):
     assert_equal((model.unet, model.vae, model.text_encoder), states)
     assert (model.size, model.multiple) == (16, 16)
     assert model.embed("a horse", "").shape == (2, 77, 16)
+
+
+WORD = "<cat-toy>"
+WORD_FILES = {
+    "added_tokens.json": {WORD: 49408},
+    "vocab.json": {"!": 0, "<|endoftext|>": 49407, f"{WORD}</w>": 49408},
+    "tokenizer.json": {
+        "added_tokens": [{"id": 49407, "content": "<|endoftext|>"}, {"id": 49408, "content": WORD}],
+        "model": {"vocab": {"!": 0}},
+    },
+    "tokenizer_config.json": {
+        "added_tokens_decoder": {"49407": {"content": "<|endoftext|>"}, "49408": {"content": WORD}}
+    },
+    "special_tokens_map.json": {"additional_special_tokens": ["<|endoftext|>", {"content": WORD}]},
+}
+
+
+def with_a_word(folder: Path, states) -> Path:
+    """The model with an embedding for one word more."""
+    tokens = states["text_encoder"]["tokens.weight"]
+    more = {"tokens.weight": torch.cat([tokens, tokens[:1]])}
+    text = states["text_encoder"] | more
+    return save_components(folder, states | {"text_encoder": text}, text_encoder={"vocab_size": 49409})
+
+
+@pytest.mark.parametrize("file", WORD_FILES)
+def test_a_word_that_the_models_tokenizer_adds(tmp_path, states, file):
+    folder = with_a_word(tmp_path, states)
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / file).write_text(json.dumps(WORD_FILES[file]))
+    model = minipnp.load(folder, device="cpu")
+    refused(lambda: model.embed("a flat icon of a <Cat-Toy>"), repr(WORD), "textual inversion")
+    assert model.embed("a cat toy, <|endoftext|>!").shape == (1, 77, 16)
+    (folder / "tokenizer" / file).write_text("{")
+    refused(lambda: minipnp.load(folder, device="cpu"), str(folder / "tokenizer" / file), "not a readable file")
+
+
+def test_tokens_more_than_clips_of_which_no_file_says_the_words(tmp_path, states):
+    with pytest.warns(UserWarning, match="has 1 tokens more than CLIP"):
+        minipnp.load(with_a_word(tmp_path, states), device="cpu")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

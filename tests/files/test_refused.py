@@ -1,8 +1,10 @@
 """Weights that must not load: each kind ends in one line that names the file and what it is."""
 
 import json
+import math
 import os
 import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from stand_ins import (
     FT_MSE,
     NAMES,
     PRUNED,
+    SCHEDULER,
     SMALL,
     Tensors,
     header,
@@ -28,9 +31,10 @@ from stand_ins import (
     write,
 )
 
+import minipnp
 from minipnp.files.loading import find_model, load_networks
 from minipnp.files.tensors import TensorFile
-from minipnp.weights import NETWORKS
+from minipnp.weights import NETWORKS, finite
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +168,46 @@ def test_error_of_a_disk_while_reading(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Numbers that are none.
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("folder", ["unet", "vae", "text_encoder"])
+def test_numbers_that_are_none(tmp_path, states, folder, value):
+    """One of all, anywhere: each picture made with it would be rubbish."""
+    name = [name for name, t in states[folder].items() if t.numel() > 100][3]
+    spoilt = states[folder][name].clone()
+    spoilt.view(-1)[77] = value
+    model = save_components(tmp_path, states | {folder: states[folder] | {name: spoilt}})
+    file = find_model(model).files[folder]
+    opened = TensorFile(file)
+    (there,) = (name for name in opened.names() if not opened.tensor(name).isfinite().all())
+    for dtype in (torch.float32, torch.float16):
+        refused(lambda dtype=dtype: list(load_networks(find_model(model), CPU, dtype)), str(file), there, "NaN")
+    refused(lambda: minipnp.load(model, device="cpu"), str(file), there, "another copy")
+
+
+def test_numbers_that_float16_cannot_hold(tmp_path, states):
+    name = "time.fc1.weight"
+    large = states["unet"][name] * 0 + 1e5
+    model = save_components(tmp_path, states | {"unet": states["unet"] | {name: large}})
+    refused(lambda: minipnp.load(model, device="cpu", dtype="float16"), "unet", "too large for float16", "--dtype")
+    for dtype in ("float32", "bfloat16"):
+        assert minipnp.load(model, device="cpu", dtype=dtype).unet.state_dict()[name].min() > 9e4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_every_place_of_a_tensor_is_looked_at(dtype):
+    for n in (1, 7, 8, 33, 1000):
+        for value in (math.nan, math.inf, -math.inf):
+            for place in {0, n // 2, n - 1}:
+                x = torch.linspace(-2, 2, n).to(dtype)
+                assert finite(x)
+                x[place] = value
+                assert not finite(x), (n, value, place)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Another kind of model.
 
 FOREIGN = {
@@ -200,6 +244,23 @@ FOREIGN = {
 @pytest.mark.parametrize("kind, names", [(kind, names) for kind, files in FOREIGN.items() for names in files])
 def test_foreign_file(tmp_path, kind, names):
     refused_file(write(tmp_path / "m.safetensors", {name: ("F16", [8, 4]) for name in names}), kind)
+
+
+ARCHITECTURES = {
+    "stable-diffusion-xl-v1-base/vae": False, "stable-diffusion-v2-768-v": False, "stable-diffusion-3-medium": False,
+    "flux-1-dev": False, "stable-diffusion-v1": True, "stable-diffusion-v1/vae": True, "Stable-Diffusion-v1-5": True,
+    "SD 1.5": True, "": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", ARCHITECTURES)
+def test_what_a_file_says_of_itself(tmp_path, said):
+    """SDXL's VAE has the names and shapes of SD-1.x's: nothing else in the file tells."""
+    path = write(tmp_path / "m.safetensors", {"x": ("F32", [4])}, metadata={"modelspec.architecture": said})
+    if ARCHITECTURES[said]:
+        assert TensorFile(path).names() == {"x"}
+    else:
+        refused_file(path, repr(said), "modelspec.architecture")
 
 
 @pytest.mark.parametrize("kind", ["ControlNet", "SDXL", "AltDiffusion", "Stable Diffusion 2.x"])
@@ -271,6 +332,19 @@ def test_missing_tensor(tmp_path, whole, line):
     name = NAMES[line][0]
     path = write(tmp_path / "m.safetensors", without(whole, f"^{re.escape(name)}$"))
     refused(lambda: load_small(path), str(path), "1 tensors of its", "missing", name)
+
+
+def test_missing_tensor_of_a_vae_says_the_remedy(tmp_path, whole):
+    path = write(tmp_path / "m.safetensors", without(whole, "^first_stage_model.decoder"))
+    refused(lambda: load_small(path), "138 tensors of its VAE are missing", "--vae")
+
+
+def test_a_network_that_is_there_twice_under_unusual_prefixes(tmp_path, whole):
+    vae = without(whole, "^(?!first_stage_model)")
+    rest = without(whole, "^first_stage_model")
+    two = {name.replace("first_stage_model", prefix): t for prefix in ("mine", "old") for name, t in vae.items()}
+    path = write(tmp_path / "m.safetensors", rest | two)
+    refused(lambda: load_small(path), "no VAE in it", "--vae")
 
 
 @pytest.mark.parametrize("name", [
@@ -377,6 +451,47 @@ def test_missing_component(tmp_path, states, network):
     refused(lambda: find_model(folder), network.name, "only as a pickle", pickle.name)
     weights.mkdir()
     refused(lambda: find_model(folder), str(weights), "cannot be read")
+
+
+PARTS = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+
+
+@pytest.mark.parametrize("names, said", [
+    (["diffusion_pytorch_model.ema_only.safetensors", "diffusion_pytorch_model.non_ema.safetensors"], "which of these"),
+    (PARTS, "one of 2 parts"), (PARTS[1:], "one of 2 parts"),
+])  # fmt: skip
+def test_files_of_a_network_of_which_none_is_the_one(tmp_path, states, names, said):
+    folder = save_components(tmp_path, states)
+    plain = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    for name in names:
+        shutil.copy(plain, folder / "unet" / name)
+    (folder / "unet" / f"{plain.name}.index.json").write_text("{}")
+    find_model(folder)  # the usual name is there too
+    plain.unlink()
+    refused(lambda: find_model(folder), "unet", *names[:1], said)
+
+
+def test_a_part_as_the_model(tmp_path, states):
+    (tmp_path / "m-00001-of-00003.safetensors").write_bytes(b"")
+    refused(lambda: find_model(tmp_path / "m-00001-of-00003.safetensors"), "one of 3 parts", "max_shard_size")
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", "vae/config.json", "text_encoder/config.json",
+                                  "scheduler/scheduler_config.json", "unet/diffusion_pytorch_model.safetensors",
+                                  "vae/diffusion_pytorch_model.safetensors"])  # fmt: skip
+def test_a_link_that_leads_nowhere(tmp_path, states, file):
+    """As in a hub's cache whose blobs were removed. The defaults of SD-1.x do not take the place of what it meant."""
+    link = save_components(tmp_path, states, scheduler=SCHEDULER) / file
+    link.unlink()
+    link.symlink_to("../../blobs/0123abcd")
+    refused(lambda: find_model(tmp_path), str(link), "a link to ../../blobs/0123abcd, which is not there", "fetch")
+
+
+def test_a_model_or_vae_that_is_a_link_to_nowhere(tmp_path, states):
+    (tmp_path / "m.safetensors").symlink_to("gone")
+    model = save_components(tmp_path / "model", states)
+    refused(lambda: find_model(tmp_path / "m.safetensors"), "a link to gone")
+    refused(lambda: find_model(model, vae=tmp_path / "m.safetensors"), "a link to gone")
 
 
 def test_folder_without_components(tmp_path, whole):

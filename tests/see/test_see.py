@@ -121,6 +121,14 @@ def test_features_are_the_taps_at_x_t(sd):
     torch.testing.assert_close(A.sum(dim=1), torch.ones(2 * side * side))
 
 
+@pytest.mark.parametrize("of", "fqkA")
+def test_features_that_are_none(sd, of):
+    """As half precision overflows in some models: parts and places would be found in rubbish."""
+    seen = collect.noised(sd, picture(sd), [300])
+    seen.x[300][0, 0, 3, 3] = torch.nan
+    refused(lambda: collect.features(sd, seen, 300, of, decoder(7)), "NaN in the features", "--dtype float32")
+
+
 def test_timesteps_and_layers_that_are_not_there(sd):
     refused(lambda: collect.levels([540], 50), "t = 540", "521 or 541", "999")
     refused(lambda: collect.levels([0], 50), "t = 0", "1 to 999")
