@@ -468,7 +468,7 @@ def test_files_of_a_network_of_which_none_is_the_one(tmp_path, states, names, sa
     (folder / "unet" / f"{plain.name}.index.json").write_text("{}")
     find_model(folder)  # the usual name is there too
     plain.unlink()
-    refused(lambda: find_model(folder), "unet", *names[:1], said)
+    refused(lambda: find_model(folder), str(folder), *names[:1], said)
 
 
 def test_a_part_as_the_model(tmp_path, states):
