@@ -6,12 +6,14 @@ huggingface_hub is imported where it is used: the import takes longer than every
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from minipnp.errors import InputError
 from minipnp.files.checksums import sha256
+from minipnp.files.hub_faults import one_line
 from minipnp.files.tensors import PICKLES
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -40,6 +42,14 @@ CONFIGS = {  # of SD-1.5, as the files below: name: (bytes, SHA-256)
     "vae/config.json": (547, "786a7d21647ddea6a04b9675c03d3cb45e90a2f3c6da5fbda2c54ade040036de"),
     "text_encoder/config.json": (617, "845df614cb9327ae7bbea027316246fae917827407da6df13572e41b5f93b4cc"),
 }
+
+
+SETTINGS = (  # what decides on a model's pictures, beside its weights; the scheduler's says what the UNet predicts
+    *CONFIGS,
+    "scheduler/scheduler_config.json",
+    "tokenizer/added_tokens.json",
+    "tokenizer/tokenizer.json",
+)
 
 
 SAFETENSORS = {
@@ -106,6 +116,11 @@ def _download(repo: str, name: str, part: Path, size: int, digest: str) -> None:
     import huggingface_hub as hf
     from huggingface_hub.file_download import http_get
 
+    there = part.stat().st_size if part.exists() else 0
+    if there == size:  # it broke off before it came into its place
+        return
+    if there > size:  # no part of this file
+        part.unlink()
     revision = REVISION if repo == SD15 else None
     cached = hf.try_to_load_from_cache(repo, name, revision=revision)
     if isinstance(cached, str) and sha256(Path(cached)) == digest:
@@ -113,8 +128,7 @@ def _download(repo: str, name: str, part: Path, size: int, digest: str) -> None:
         shutil.copyfile(cached, part)
         return
     url = hf.hf_hub_url(repo, name, revision=revision)
-    found = hf.get_hf_file_metadata(url, timeout=SECONDS)
-    if found.commit_hash is None or found.size not in (None, size):
+    if (found := _look(url)).size not in (None, size):
         raise OSError(f"{name} has {found.size} bytes there, expected {size}")
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("ab") as file:
@@ -138,10 +152,16 @@ def resolve(model: str, weights: Path = WEIGHTS, half: bool = False) -> Path:
             raise InputError(f"{weights / model}: not there, or not whole; {fix}")
         return weights / model
     path = Path(model).expanduser()
-    if model and path.exists():
+    hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model)
+    if hub_id and path.is_dir() and not any((*path.glob("*.safetensors"), *path.glob("*/*.*"))):
+        raise InputError(
+            f"{model}: taken for the folder here, which has no model in it; for the hub's model of that name "
+            "rename the folder or run this in another one"
+        )
+    if model and (path.exists() or path.is_symlink()):
         return path
     meant_as_path = path.suffix in (".safetensors", *PICKLES) or path.parent.is_dir()
-    if meant_as_path or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model):
+    if meant_as_path or not hub_id:
         raise InputError(
             f"no model {model!r}: give a file or folder that exists, a hub id like {SD15}, sd15 or bundled"
         )
@@ -149,58 +169,70 @@ def resolve(model: str, weights: Path = WEIGHTS, half: bool = False) -> Path:
 
 
 def _without_weights(folder: Path) -> list[str]:
-    return [stem for stem in STEMS if not any((folder / stem).parent.glob("*.safetensors"))]
+    def there(stem: str) -> bool:  # a link of the hub's cache may lead nowhere
+        return any(file.exists() for file in (folder / stem).parent.glob("*.safetensors"))
+
+    return [stem for stem in STEMS if not there(stem)]
+
+
+def _look(url: str):
+    """What the hub says of a file, at once: its own functions try for long where there is no network."""
+    import huggingface_hub as hf
+
+    found = hf.get_hf_file_metadata(url, timeout=SECONDS)
+    if found.commit_hash is None or found.etag is None:
+        raise hf.errors.FileMetadataError(url)
+    return found
 
 
 def _snapshot(repo: str, half: bool) -> Path:
     import huggingface_hub as hf
 
-    def get(names: list[str], **options) -> Path:
-        wanted = [*names, *CONFIGS, "scheduler/scheduler_config.json"]  # which says if it predicts v
-        return Path(hf.snapshot_download(repo, allow_patterns=wanted, **options))
+    def get(names: list[str]) -> Path:
+        return Path(hf.snapshot_download(repo, allow_patterns=[*names, *SETTINGS]))
 
     first, second = (".fp16", "") if half else ("", ".fp16")
-    with one_line(repo, "give a file or folder that exists; the bundled model needs no download"):
+    instead = f"give a file or folder that exists (there is no {repo} here); the bundled model needs no download"
+    with one_line(repo, instead):
         try:
-            if is_model(folder := get([], local_files_only=True)):
-                return folder
+            folder = Path(hf.snapshot_download(repo, allow_patterns=[], local_files_only=True))
         except hf.errors.LocalEntryNotFoundError:
-            pass
-        hf.get_hf_file_metadata(hf.hf_hub_url(repo, "unet/config.json"), timeout=SECONDS)  # the next retries for long
-        folder = get([f"{stem}{first}.safetensors" for stem in STEMS])
-        if still := _without_weights(folder):
-            folder = get([f"{stem}{second}.safetensors" for stem in still])
+            folder = None
+        if folder is None or not is_model(folder):
+            _look(hf.hf_hub_url(repo, "unet/config.json"))
+            folder = get([f"{stem}{first}.safetensors" for stem in STEMS])
+            if still := _without_weights(folder):
+                folder = get([f"{stem}{second}.safetensors" for stem in still])
     if still := _without_weights(folder):
         raise InputError(f"{repo}: it has no {still[0]}.safetensors; download a .safetensors of this model by hand")
+    _complete(repo, folder)
     return folder
 
 
-@contextmanager
-def one_line(repo: str, instead: str) -> Iterator[None]:
-    from huggingface_hub import constants, errors
+def _complete(repo: str, folder: Path) -> None:
+    """Fetches what a snapshot in the hub's cache lacks of the settings: other programs load networks one by one.
+
+    What the model does not have is remembered there. A warning says what is not known, where the hub does not answer.
+    """
+    import huggingface_hub as hf
+
+    def unknown() -> list[str]:
+        return [name for name in SETTINGS if hf.try_to_load_from_cache(repo, name, revision=folder.name) is None]
 
     try:
-        yield
-    except errors.OfflineModeIsEnabled:
-        raise InputError(f"{repo}: not on this machine, and HF_HUB_OFFLINE is set; unset it, or {instead}") from None
-    except errors.GatedRepoError:
-        raise InputError(
-            f"{repo}: its terms must be accepted on its page first, then log in: `hf auth login`"
-        ) from None
-    except (
-        errors.RepositoryNotFoundError,
-        errors.RevisionNotFoundError,
-        errors.RemoteEntryNotFoundError,
-        errors.HFValidationError,
-    ):
-        raise InputError(f"{repo}: the hub has no such model in component layout; {instead}") from None
-    except (errors.HTTPError, OSError, RuntimeError) as error:
-        if getattr(error, "filename", None):
-            raise InputError(f"{error.filename}: cannot be written ({error.strerror})") from None
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{repo}: cannot be fetched from {constants.ENDPOINT} ({cause}); connect and run this again, or {instead}"
-        ) from None
+        with one_line(repo, "go on without"):
+            for name in (missing := unknown())[:1]:
+                with suppress(hf.errors.RemoteEntryNotFoundError):
+                    _look(hf.hf_hub_url(repo, name, revision=folder.name))
+            for name in missing:
+                with suppress(hf.errors.RemoteEntryNotFoundError):
+                    hf.hf_hub_download(repo, name, revision=folder.name)
+    except InputError as error:
+        warnings.warn(
+            f"{error}: the cache lacks {', '.join(unknown())}, and where they are not, the model is taken for one like "
+            "Stable Diffusion 1.5, which predicts noise (if it predicts v give --prediction-type v)",
+            stacklevel=4,
+        )
 
 
 def _check(path: Path, size: int, digest: str, fix: str) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from minipnp.errors import InputError
 from minipnp.files import hub
+from minipnp.files.hub_faults import one_line
 
 INSTEAD = "or measure without it: --metrics icons iou need no download (bundled benchmark)"
 
@@ -56,7 +57,7 @@ def find_published(network: Published, folder: Path | None = None) -> Path:
     import huggingface_hub as hf
 
     instead = f"give --measures FOLDER with {network.file} in it, {INSTEAD}"
-    with hub.one_line(f"{network.what}, {network.source}", instead):
+    with one_line(f"{network.what}, {network.source}", instead):
         try:
             path = Path(hf.hf_hub_download(network.source, network.remote, local_files_only=True))
         except hf.errors.LocalEntryNotFoundError:

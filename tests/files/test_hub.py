@@ -1,10 +1,13 @@
 """Fetching weights, against a small hub on this machine and with huggingface_hub's own functions."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -13,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from minipnp.errors import InputError
-from minipnp.files import hub
+from minipnp.files import hub, hub_faults
 
 COMMIT = "c" * 40
 NAMES = [f"{stem}{variant}.safetensors" for stem in hub.STEMS for variant in ("", ".fp16")] + list(hub.CONFIGS)
@@ -30,25 +33,31 @@ class Handler(BaseHTTPRequestHandler):
         _, _, path = self.path.partition("/resolve/")
         if local.status:
             return self.answer(local.status)
+        if local.refuses_tokens and self.headers.get("Authorization"):
+            return self.answer(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
         if "/tree/" in self.path:
             tree = [{"type": "file", "path": n, "size": len(c), "oid": n} for n, c in local.files.items()]
             return self.answer(200, json.dumps(tree).encode())
         if self.path.startswith("/api/models/"):
             return self.answer(200, json.dumps({"id": "a/b", "sha": COMMIT, "siblings": []}).encode())
         name = path.partition("/")[2]
-        return self.answer(200, local.files[name]) if name in local.files else self.answer(404, error="EntryNotFound")
+        if name in local.files:
+            return self.answer(200, local.files[name])
+        return self.answer(404, headers={"X-Error-Code": "EntryNotFound"})
 
     do_HEAD = do_GET
 
-    def answer(self, status, body=b"", error=None):
+    def answer(self, status, body=b"", headers=None):
         if self.command == "GET" and (start := self.headers.get("Range")):
-            status, body = 206, body[int(start.removeprefix("bytes=").rstrip("-")) :]
+            begin = int(start.removeprefix("bytes=").rstrip("-"))
+            status, body = (206, body[begin:]) if begin < len(body) else (416, b"")
             self.server.hub.asked[-1] += f" {start}"
         self.send_response(status)
         commit = hub.REVISION if hub.REVISION in self.path else COMMIT
-        headers = {"Content-Length": len(body), "ETag": hashlib.sha1(body).hexdigest(), "X-Repo-Commit": commit}
-        for key, value in (headers | ({"X-Error-Code": error} if error else {})).items():
-            self.send_header(key, str(value))
+        sent = {"Content-Length": len(body), "ETag": hashlib.sha1(body).hexdigest(), "X-Repo-Commit": commit}
+        for key, value in (sent | (headers or {})).items():
+            if key not in self.server.hub.leaves_out:
+                self.send_header(key, str(value))
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
@@ -59,15 +68,26 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def local(tmp_path, monkeypatch):
-    """A hub with the files of SD-1.5, small ones: `files` it has, `status` it fails with, what was `asked` of it."""
+    """A hub with the files of SD-1.5, small ones: `files` it has, `status` it fails with, what was `asked` of it.
+
+    refuses_tokens: whatever they are. leaves_out: headers that it does not send.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.hub = SimpleNamespace(files=dict(CONTENT), status=None, asked=[])
+    server.hub = SimpleNamespace(files=dict(CONTENT), status=None, asked=[], refuses_tokens=False, leaves_out=())
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     point_to(f"http://127.0.0.1:{server.server_port}", monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in (
+        *hub_faults.TOKENS,
+        *hub_faults.PROXIES,
+        *map(str.lower, hub_faults.PROXIES),
+        *hub_faults.CERTIFICATES,
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     known = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENT.items()}
     monkeypatch.setattr(hub, "CONFIGS", {name: known[name] for name in hub.CONFIGS})
     for dtype, files in hub.SAFETENSORS.items():
@@ -135,6 +155,17 @@ def test_a_download_goes_on_in_the_next_run(local, tmp_path):
     hub.fetch(tmp_path / "sd15")
     assert files_in(tmp_path / "sd15") == expected(".fp16")
     assert [request.split()[-1] for request in local.asked if "bytes=" in request] == ["bytes=5000-"]
+
+
+@pytest.mark.parametrize("more", [b"", b"more"], ids=["complete", "longer than the file"])
+def test_a_part_of_which_no_rest_can_be_asked(local, tmp_path, more):
+    name = f"{hub.STEMS[0]}.fp16.safetensors"
+    part = tmp_path / "sd15" / f"{name}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[name] + more)
+    hub.fetch(tmp_path / "sd15")
+    assert files_in(tmp_path / "sd15") == expected(".fp16")
+    assert not any("bytes=" in request for request in local.asked)
 
 
 def test_what_is_no_hub_is_not_taken_for_one(local, tmp_path):
@@ -304,6 +335,142 @@ def test_resolve_of_a_hub_id_in_another_layout(local):
     local.files = {"model.bin": b"x"}
     with pytest.raises(InputError, match="no such model in component layout"):
         hub.resolve("a/b")
+
+
+WEIGHTS = [f"{stem}.safetensors" for stem in hub.STEMS]
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+def cached(*names):
+    for name in names:
+        huggingface_hub.hf_hub_download("a/b", name)
+
+
+def test_settings_that_the_hubs_cache_lacks_are_fetched(local, monkeypatch):
+    """Programs that load networks one by one leave it so; without its scheduler's file a model is drawn as another."""
+    local.files |= {SCHEDULER: b"{}", "tokenizer/added_tokens.json": b"{}"}
+    cached(*WEIGHTS, "unet/config.json")
+    local.asked.clear()
+    folder = hub.resolve("a/b")
+    assert {*files_in(folder)} == {*WEIGHTS, *hub.CONFIGS, SCHEDULER, "tokenizer/added_tokens.json"}
+    assert not any("weights" in request for request in local.asked)
+    local.asked.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert hub.resolve("a/b") == folder and local.asked == []  # what the model does not have is known now
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert hub.resolve("a/b") == folder
+
+
+@pytest.mark.parametrize("why", ["offline", "no network", "refused"])
+def test_settings_that_cannot_be_fetched_are_said(local, monkeypatch, why):
+    cached(*WEIGHTS, *hub.CONFIGS)
+    if why == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    elif why == "no network":
+        point_to("http://127.0.0.1:9", monkeypatch)
+    else:
+        local.status = 500
+    with pytest.warns(UserWarning) as said:
+        folder = hub.resolve("a/b")
+    assert {*files_in(folder)} == {*WEIGHTS, *hub.CONFIGS}
+    (text,) = (str(warning.message) for warning in said)
+    assert SCHEDULER in text and "unet/config.json" not in text and "--prediction-type v" in text
+    assert ("HF_HUB_OFFLINE" if why == "offline" else "cannot be fetched") in text and "\n" not in text
+
+
+def test_links_of_the_hubs_cache_that_lead_nowhere(local, monkeypatch):
+    folder = hub.resolve("a/b")
+    for name in (WEIGHTS[0], "vae/config.json"):
+        (folder / name).resolve().unlink()
+        assert (folder / name).is_symlink() and not (folder / name).exists()
+        assert hub.resolve("a/b") == folder and (folder / name).read_bytes() == CONTENT[name]
+    (folder / WEIGHTS[0]).resolve().unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
+        hub.resolve("a/b")
+
+
+SECRET = "hunter2"
+FAULTS = {  # what is set: what is said
+    "SOCKS": ({"ALL_PROXY": f"socks5://me:{SECRET}@127.0.0.1:9"}, "ALL_PROXY is a SOCKS proxy.*pip install socksio"),
+    "scheme": ({"https_proxy": f"socks://me:{SECRET}@127.0.0.1:9/"}, "https_proxy is no address of a proxy"),
+    "token": ({"HF_TOKEN": f"hf_“{SECRET}"}, "the token in HF_TOKEN has characters"),
+    "token's newline": ({"HF_TOKEN": f"hf_\v{SECRET}"}, "the token in HF_TOKEN has characters"),
+    "certificates": ({"SSL_CERT_FILE": "/nowhere/ca.pem"}, "SSL_CERT_FILE is '/nowhere/ca.pem', which is not there"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_in_the_environment_is_named(local, tmp_path, monkeypatch, fault):
+    settings, said = FAULTS[fault]
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    huggingface_hub.close_session()
+    for call in (lambda: hub.resolve("a/b"), lambda: hub.fetch(tmp_path / "sd15")):
+        with pytest.raises(InputError, match=said) as error:
+            call()
+        assert SECRET not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_of_certificates_that_has_none(local, tmp_path, monkeypatch):
+    (tmp_path / "ca.pem").write_text("none")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    huggingface_hub.close_session()
+    with pytest.raises(InputError, match="the certificates do not fit.*see to SSL_CERT_FILE"):
+        hub.resolve("a/b")
+
+
+@pytest.mark.parametrize("place", ["HF_TOKEN", "file", None])
+def test_a_token_that_the_hub_refuses(local, tmp_path, monkeypatch, place):
+    """An old one makes a public model fail too."""
+    local.refuses_tokens = True
+    if place == "HF_TOKEN":
+        monkeypatch.setenv("HF_TOKEN", "hf_old")
+    elif place == "file":
+        (tmp_path / "token").write_text("hf_old")
+    else:
+        assert hub.is_model(hub.resolve("a/b"))
+        return
+    named = str(tmp_path / "token") if place == "file" else place
+    with pytest.raises(InputError, match=re.escape(f"refuses the token in {named} (401); unset")) as error:
+        hub.resolve("a/b")
+    assert "hf_old" not in str(error.value)
+
+
+@pytest.mark.parametrize("left_out", ["ETag", "X-Repo-Commit"])
+def test_a_mirror_that_leaves_out_what_a_hub_says(local, tmp_path, left_out):
+    local.leaves_out = (left_out,)
+    for call in (lambda: hub.resolve("a/b"), lambda: hub.fetch(tmp_path / "sd15")):
+        with pytest.raises(InputError, match="does not answer as a hub does.*HF_ENDPOINT"):
+            call()
+
+
+def test_no_room_while_it_is_fetched(local, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(InputError, match="no room on the disk; make room"):
+        hub.fetch(tmp_path / "sd15")
+
+
+def test_a_proxy_is_named_where_there_is_no_way_through(local, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:{SECRET}@127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    huggingface_hub.close_session()
+    with pytest.raises(InputError, match="cannot be fetched.*HTTP_PROXY is set") as error:
+        hub.resolve("a/b")
+    assert SECRET not in str(error.value)
+
+
+def test_a_folder_that_has_the_name_of_a_hub_id(local, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "README.md").touch()
+    with pytest.raises(InputError, match="a/b: taken for the folder here, which has no model in it.*rename"):
+        hub.resolve("a/b")
+    assert local.asked == []
 
 
 def age(file, seconds=10):
