@@ -9,6 +9,7 @@ line, its help, run.json, the keys of an evaluation and the table of options in 
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -218,7 +219,7 @@ WORDS = Form("words, each WORD or WORD=WORD", _texts, write=list, metavar="WORD[
 AMOUNTS = Form("WORD=X", _amounts, amount_of_text, write=dict, metavar="WORD=X", repeats=True)
 TEXTS = Form("a text", _texts, write=list, metavar="TEXT", repeats=True)
 NAME = replace(TEXT, says="a name", metavar="NAME")
-PLACE = replace(TEXT, says="a path", metavar="PATH")
+PLACE = replace(TEXT, says="a path", read=os.path.expanduser, metavar="PATH")  # ~ is the home in every one
 PATH = replace(PLACE, files=lambda value: [value])  # of a file whose contents decide on the result
 
 

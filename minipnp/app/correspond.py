@@ -60,7 +60,7 @@ def correspond_command(given: dict, argv: list[str]) -> int:
         if name in given:
             raise InputError(f"--{name} is an option of --pck: leave it out")
     log = Log(given.get("quiet", False))
-    job = Request.of(given)
+    job = Request.of(given, log)
     points = given.get("points")
     if len(job.names) != 2:
         raise InputError(f"{len(job.names)} pictures: give two, A and B")

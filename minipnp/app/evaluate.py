@@ -49,7 +49,7 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
     part, parts = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     whole = benchmarks.read_benchmark(given.get("benchmark", "bundled"))
     benchmark = whole.some(given.get("limit"))
-    out = Path(given.get("out") or Path("out") / f"evaluate-{benchmark.name}").expanduser()
+    out = Path(given.get("out") or Path("out") / f"evaluate-{benchmark.name}")
     check_out(out, many=True)
     for bad in benchmark.bad:
         log.failed(bad)
@@ -60,7 +60,7 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
     if "device" not in given and torch.cuda.is_available() and parts > 1:
         given["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     with log.warnings_as_notes():
-        folder = Path(given["measures"]).expanduser() if "measures" in given else None
+        folder = Path(given["measures"]) if "measures" in given else None
         chosen = given.get("metrics") or metrics.USUAL[benchmark.layout]
         measures = metrics.load_metrics(chosen, benchmark.layout, folder, pick_device(given.get("device")))
         sd, model = open_model(given, log)

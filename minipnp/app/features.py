@@ -54,7 +54,7 @@ def features_options(here: Parser) -> None:
 def features_command(given: dict, argv: list[str]) -> int:
     """PCA of f, q, k over all pictures; components of A; words: a labelled picture each, and the arrays on request."""
     log = Log(given.get("quiet", False))
-    job = Request.of(given)
+    job = Request.of(given, log)
     s = Showing.given(given)
     of = list(dict.fromkeys(s.of))
     ts = sorted(set(s.t or [T]), reverse=True)

@@ -45,11 +45,13 @@ def injection_command(given: dict, argv: list[str]) -> int:
     pictures_of(given)
     log = Log(given.get("quiet", False))
     image = given.get("image")
-    if not image or len(find_images(image)) != 1:
+    with log.warnings_as_notes():
+        paths = find_images(image) if image else []
+    if len(paths) != 1:
         raise InputError("give one picture, the guidance")
     if not (prompts := given.get("prompt")) or len(prompts) != 1:
         raise InputError("give one --prompt: say what to make of the guidance")
-    path = find_images(image)[0]
+    path = paths[0]
     negative = given.get("negative")
     seed = given.get("seed", 1)
     advised = advice(given)

@@ -61,7 +61,7 @@ def invert_command(given: dict, argv: list[str]) -> int:
     taking = Taking.given(values)
     inversion = Inversion.given(values)
     resampled = bool(inversion.schedule(s.steps)[1])
-    out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors").expanduser()
+    out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors")
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"--out {str(out)!r}: give a name in .safetensors")
     check_writable(out, out.parent)

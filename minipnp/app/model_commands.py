@@ -1,6 +1,6 @@
 """The commands about models: `weights` fetches Stable Diffusion 1.5, `words` lists what prompts may say."""
 
-from pathlib import Path
+import os
 
 from minipnp.app.models import model_of
 from minipnp.app.options import Parser, add
@@ -28,7 +28,7 @@ def weights_command(given: dict, argv: list[str]) -> int:
 
 def words_command(given: dict, argv: list[str]) -> int:
     """What a model's prompts may say."""
-    if given.get("model") not in (None, "bundled", "sd15") and not Path(given["model"]).expanduser().exists():
+    if given.get("model") not in (None, "bundled", "sd15") and not os.path.exists(os.path.expanduser(given["model"])):
         raise InputError(f"no model {given['model']!r} here: give bundled, or a folder")
     path, _ = model_of(given)
     print(KnownWords.of(path) or f"{path} has no {FILE}: say anything, in English")

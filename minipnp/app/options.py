@@ -172,11 +172,11 @@ def add_model_options(here: Parser) -> None:
 def add_pictures(here: Parser, help: str, many: bool = False) -> None:
     """`--image PATH`, and the same as a positional argument."""
     if many:
-        here.add_argument("--image", help=f"{help}; repeat", action="append", metavar="PATH")
-        here.add_argument("image_", help="short for --image", nargs="*", metavar="PATH")
+        here.add_argument("--image", help=f"{help}; repeat", action="append", type=reader(PLACE), metavar="PATH")
+        here.add_argument("image_", help="short for --image", nargs="*", type=reader(PLACE), metavar="PATH")
     else:
-        here.add_argument("--image", help=help, metavar="PATH")
-        here.add_argument("image_", help="short for --image", nargs="?", metavar="PATH")
+        here.add_argument("--image", help=help, type=reader(PLACE), metavar="PATH")
+        here.add_argument("image_", help="short for --image", nargs="?", type=reader(PLACE), metavar="PATH")
 
 
 def pictures_of(given: dict, many: bool = False) -> None:

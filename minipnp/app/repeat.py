@@ -27,10 +27,10 @@ def repeat(given: dict, read_options: Callable[[list[str]], dict], run: Callable
         raise InputError(
             f"{flags}: --repeat takes all options from the earlier run; only --out, --device and --quiet go with it"
         )
-    place = Path(given["repeat"]).expanduser().absolute()
+    place = Path(given["repeat"]).absolute()
     before = read_run(place)
     argv = before["argv"][3:]
-    out = Path(given["out"]).expanduser().absolute() if "out" in given else beside(place)
+    out = Path(given["out"]).absolute() if "out" in given else beside(place)
     with within(before["cwd"]), threads(before["machine"]["threads"]):
         options = read_options(argv[1:]) | {"out": str(out)}
         options |= {name: given[name] for name in ("device", "quiet") if name in given}

@@ -20,7 +20,7 @@ from minipnp.files.images import read_image, write_png
 
 
 def where(given: dict, name: str, many: bool) -> Path:
-    out = Path(given.get("out") or Path("out") / name).expanduser()
+    out = Path(given.get("out") or Path("out") / name)
     out = Path(os.path.abspath(out)) if out.name in ("", "..") else out  # numbers are put behind the name
     check_out(out, many)
     return out

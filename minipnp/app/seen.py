@@ -68,10 +68,11 @@ class Request:
     how: Looking = Looking()
 
     @classmethod
-    def of(cls, given: dict) -> "Request":
+    def of(cls, given: dict, log: Log) -> "Request":
         """Of a command's options, checked as far as that goes without the model."""
         pictures_of(given, many=True)
-        paths = [path for picture in given.get("image", []) for path in find_images(picture)]
+        with log.warnings_as_notes():
+            paths = [path for picture in given.get("image", []) for path in find_images(picture)]
         prompts = given.get("prompt", [])
         sources = given.get("source", [])
         how = Looking.given(given)

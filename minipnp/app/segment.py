@@ -34,7 +34,7 @@ def segment_options(here: Parser) -> None:
 def segment_command(given: dict, argv: list[str]) -> int:
     """Parts by clusters of features, of all pictures together, and by clusters of self-attention, of each by itself."""
     log = Log(given.get("quiet", False))
-    job = Request.of(given)
+    job = Request.of(given, log)
     s = Parting.given(given)
     k = s.parts
     t = s.t

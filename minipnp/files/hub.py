@@ -151,7 +151,7 @@ def resolve(model: str, weights: Path = WEIGHTS, half: bool = False) -> Path:
             fix = "run `make weights`" if model == "sd15" else "it is part of the repository: `git checkout weights`"
             raise InputError(f"{weights / model}: not there, or not whole; {fix}")
         return weights / model
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model)
     if hub_id and path.is_dir() and not any((*path.glob("*.safetensors"), *path.glob("*/*.*"))):
         raise InputError(

@@ -9,7 +9,9 @@ import math
 import os
 import re
 import stat
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,20 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageErro
 
 from minipnp.errors import InputError
 from minipnp.files.atomic import atomic
+from minipnp.weights import listed
 
 SUFFIXES = set(
     ".png .apng .jpg .jpeg .jfif .webp .avif .gif .bmp .tif .tiff .jp2 .ppm .pgm .pbm .tga .qoi .ico".split()
 )
 
 
+OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
+
+
 SMALLEST = 16  # px: a picture with a shorter side shows nothing that could be followed
+
+
+METADATA = 64 << 20  # bytes of one text or colour profile in a PNG that are read; Pillow's own limit is 1 MB
 
 
 LONGEST = 4  # times the short side: attention's memory grows with the square of the area
@@ -40,6 +49,8 @@ def _unreadable(path, error: Exception) -> InputError:
         return InputError(f"{name} has too many pixels (more than {Image.MAX_IMAGE_PIXELS:,}): make it smaller first")
     if isinstance(error, UnidentifiedImageError):
         return InputError(f"{name} is not a picture, or of a kind not known here: save it as PNG or JPEG")
+    if "MAX_TEXT" in str(error):
+        return InputError(f"{name} has over {METADATA >> 20} MB of text or colour profile: save it without metadata")
     reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
     return InputError(f"cannot read the picture {name}, is it damaged or cut short? ({reason})")
 
@@ -47,20 +58,36 @@ def _unreadable(path, error: Exception) -> InputError:
 def find_images(path) -> list[Path]:
     """A file: itself. A folder: the pictures right in it (by suffix; not the hidden ones), img2 before img10.
 
-    Raises InputError where there is no such path, or no picture in the folder.
+    A warning says what else is in the folder. Raises InputError where there is no such path, or no picture in it.
     """
     path = Path(path)
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
             return [path]
-        found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+        entries = [p for p in path.iterdir() if p.name[0] != "." and p.name.lower() not in OF_THE_SYSTEM]
+        found = [p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file()]
+        left_out = _why_left_out([p for p in entries if p not in found])
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     if not found:
-        raise InputError(f"no pictures in the folder {str(path)!r} (folders inside it are not searched)")
+        raise InputError(f"no pictures in the folder {str(path)!r}{left_out and ': '}{left_out}")
+    if left_out:
+        warnings.warn(f"{str(path)!r}: left out: {left_out}", stacklevel=2)
     # Split at digits, every odd part is a number: ["img", 10, ".png"]. The name itself settles img1 and img01.
     parts = {p: [int(s) if i % 2 else s.casefold() for i, s in enumerate(re.split(r"(\d+)", p.name))] for p in found}
     return sorted(found, key=lambda p: (parts[p], p.name))
+
+
+def _why_left_out(entries: list[Path]) -> str:
+    """What in a folder is no picture, by the reason."""
+    reasons = {
+        "folders in it are not searched": [p for p in entries if p.is_dir()],
+        "not there: a link that leads nowhere": [p for p in entries if not p.exists()],
+        "a kind of picture that is not known here, or none: save pictures as PNG or JPEG": [
+            p for p in entries if p.exists() and not p.is_dir()
+        ],
+    }
+    return "; ".join(f"{listed({repr(p.name) for p in found})} ({why})" for why, found in reasons.items() if found)
 
 
 def read_image(path) -> Image.Image:
@@ -78,22 +105,47 @@ def read_image(path) -> Image.Image:
             raise InputError(f"{name} is not a regular file")
         if status.st_size == 0:
             raise InputError(f"{name} is an empty file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                if picture.format == "EPS":  # Pillow would run Ghostscript on it
-                    raise UnidentifiedImageError
-                picture.load()
-                if min(picture.size) < SMALLEST:
-                    width, height = picture.size
-                    raise InputError(f"{name} is {width}x{height} pixels: each side must have at least {SMALLEST}")
-                deep = picture.mode in ("I", "F") or picture.mode.startswith("I;16")
-                return _upright(_grey(picture, name) if deep else _srgb(picture), picture)
+        try:
+            return _decoded(path, name)
+        except ValueError as error:
+            if "MAX_TEXT" not in str(error):
+                raise
+        with _much_metadata():
+            return _decoded(path, name)
     except InputError:
         raise
     except Exception as error:  # decoders raise anything at all on damaged data
         raise _unreadable(path, error) from None
+
+
+def _decoded(path, name: str) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as picture:
+            if picture.format == "EPS":  # Pillow would run Ghostscript on it
+                raise UnidentifiedImageError
+            picture.load()
+            if min(picture.size) < SMALLEST:
+                width, height = picture.size
+                raise InputError(f"{name} is {width}x{height} pixels: each side must have at least {SMALLEST}")
+            deep = picture.mode in ("I", "F") or picture.mode.startswith("I;16")
+            return _upright(_grey(picture, name) if deep else _srgb(picture), picture)
+
+
+_limits = threading.Lock()
+
+
+@contextlib.contextmanager
+def _much_metadata() -> Iterator[None]:
+    """Pillow's limits, which are the whole process's, raised for a while: sound pictures hold long texts."""
+    with _limits:
+        before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+        PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = METADATA, 4 * METADATA
+        try:
+            yield
+        finally:
+            PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
 
 
 def _grey(picture: Image.Image, name: str) -> Image.Image:

@@ -16,6 +16,7 @@ The paper's ablation, Table 2. A: SDEdit with the word swapped in the caption. B
 with λ_xa, the defaults.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -41,8 +42,16 @@ def files_of_change(change: str) -> list[str]:
     return [part for part in change.split("=") if part.endswith(".txt")]
 
 
+def _with_home(change: str) -> str:
+    return "=".join(os.path.expanduser(part) if part.endswith(".txt") else part for part in change.split("="))
+
+
 CHANGE = Form(
-    "A=B, such as cat=dog, or FILE=FILE with a sentence on each line", str, metavar="A=B", files=files_of_change
+    "A=B, such as cat=dog, or FILE=FILE with a sentence on each line",
+    str,
+    read=_with_home,
+    metavar="A=B",
+    files=files_of_change,
 )
 AMOUNT = 0.1  # λ_xa for a picture; GENERATED_AMOUNT for a generated one: both the authors'
 GENERATED_AMOUNT = 0.15
@@ -68,9 +77,7 @@ class Pix2PixZero(Options):
     change: str | None = option(
         None,
         "the direction, such as cat=dog, or two .txt files of sentences (default: from --source to --prompt)",
-        Form(
-            "A=B, such as cat=dog, or FILE=FILE with a sentence on each line", str, metavar="A=B", files=files_of_change
-        ),
+        CHANGE,
     )
     direction_file: str | None = option(None, "a direction that was saved", PATH, flag="--direction")
     save_direction_to: str | None = option(None, "save the direction in this file", PLACE, flag="--save-direction")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from minipnp.app import models, results
 from minipnp.app import translate as commands
 from minipnp.app.cli import COMMANDS, main
 from minipnp.app.log import Log
+from minipnp.app.options import Parser
 from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.files.known_words import KnownWords
@@ -118,6 +120,33 @@ def test_a_model_under_the_home_folder_has_its_own_scale(monkeypatch, tmp_path):
     (tmp_path / "copy").symlink_to(hub.WEIGHTS / "bundled")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert models.advice({"model": "~/copy"}) == models.advice({"model": "bundled"}) != Advice()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_path_may_begin_at_home(command, monkeypatch, tmp_path):
+    """Most shells leave the ~ in `--vae=~/x` to the program, and make and quotes that of `~/x`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = Parser(prog=command, description="")
+    getattr(import_module(f"minipnp.app.{COMMANDS[command][0]}"), f"{command}_options")(parser)
+    paths = [action for action in parser._actions if action.metavar == "PATH"]
+    assert {action.dest for action in paths} >= ({"out"} if command not in ("words", "weights") else set())
+    for action in paths:
+        assert action.type("~/x") == str(tmp_path / "x") and action.type("x~/y") == "x~/y", action.dest
+    for action in parser._actions:
+        if action.dest == "change":
+            assert action.type("~/a.txt=~/b.txt") == f"{tmp_path}/a.txt={tmp_path}/b.txt"
+            assert action.type("~cat=~dog") == "~cat=~dog"
+
+
+def test_a_picture_a_vae_and_results_at_home(here, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(here))
+    shutil.copy(HORSE, here / "horse.png")
+    shutil.copytree(hub.WEIGHTS / "bundled" / "vae", here / "vae")
+    assert main(["translate", *QUICK, "~/horse.png", COW, "--vae=~/vae", "--out=~/o"]) == 0
+    assert main(["translate", *QUICK, "--image=~/horse.png", COW, "--vae=~/vae", "--out=~/o"]) == 0
+    assert sorted(path.name for path in here.iterdir()) == ["horse.png", "o", "vae"]
+    with pytest.raises(InputError, match="hub id like"):
+        hub.resolve("~nobody-of-this-name/x")
 
 
 I = f"--image={HORSE}"  # noqa: E741

@@ -173,8 +173,9 @@ def test_a_folder(here, icons, capsys, monkeypatch):
     assert main(["translate", *QUICK, COW, "icons"]) == 2
     assert len(loads) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "broken.png" in lines[0] and lines[0].endswith("skipped")
-    assert lines[1] == "minipnp: error: 1 of 3 pictures could not be translated"
+    assert lines[0].startswith("note: 'icons': left out: 'notes.txt' (")
+    assert len(lines) == 3 and "broken.png" in lines[1] and lines[1].endswith("skipped")
+    assert lines[2] == "minipnp: error: 1 of 3 pictures could not be translated"
     made = [f"{name}/{file}" for name in ("a-jpg", "a-png") for file in ONE]
     assert sorted(files("out/icons")) == [*made, "summary.png", "summary.run.json"]
     assert Image.open("out/icons/a-jpg/translation.png").size == (192, 128)  # aspect kept, cut to multiples of 32
@@ -230,6 +231,20 @@ def test_a_folder_that_was_broken_off_goes_on_where_it_was(icons, passes, capsys
     passes.clear()
     assert main([*run, "--out=o"]) == 0
     assert not passes and files("o") == twice and capsys.readouterr().err.count("there already") == 2
+
+
+def test_in_a_folder_what_is_no_picture_is_said(icons, capsys):
+    (icons / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (icons / "old").mkdir()
+    for path in icons.glob("*.png"):
+        if path.name != "b.png":
+            path.unlink()
+    argv = [f"--image={icons}", "--out=o"]
+    assert main(["translate", *QUICK, COW, *argv]) == main(["segment", *QUICK, "--t=1", str(icons), "--out=s"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(said) == 2 and all("'old' (folders in it" in line and "'IMG_1.HEIC' (a kind" in line for line in said)
+    for run in ("o/summary.run.json", "s/run.json"):
+        assert said[0].removeprefix("note: ") in json.loads(Path(run).read_text())["notes"]
 
 
 def test_in_a_folder_another_edit_is_another_result(icons, passes, capsys):

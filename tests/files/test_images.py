@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from minipnp.errors import InputError
 from minipnp.files.atomic import atomic, write_text_atomic
-from minipnp.files.images import find_images, fit, psnr, read_image, to_image, to_tensor, write_png
+from minipnp.files.images import METADATA, find_images, fit, psnr, read_image, to_image, to_tensor, write_png
 
 RAMP = np.arange(16 * 16, dtype=np.uint8).reshape(16, 16)  # every level once
 
@@ -260,6 +260,27 @@ def test_profile_that_does_not_fit_is_passed_over(tmp_path):
     assert (pixels(read_image(cmyk)) == (0, 255, 255)).all()
 
 
+def with_metadata(path, kind: str, size: int) -> Path:
+    """A PNG with so many bytes of compressed text, or in a compressed colour profile of sRGB's."""
+    if kind == "profile":
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + bytes(size)
+        return saved(colours(), path, icc_profile=struct.pack(">I", len(profile)) + profile[4:])
+    text = PngImagePlugin.PngInfo()
+    {"zTXt": text.add_text, "iTXt": text.add_itxt}[kind]("workflow", "x" * size, zip=True)
+    return saved(colours(), path, pnginfo=text)
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "profile"])
+def test_much_metadata_does_not_matter(tmp_path, kind):
+    """Programs write whole workflows into PNGs. What Pillow allows the rest of the process stays as it is."""
+    limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    path = with_metadata(tmp_path / "a.png", kind, 3_000_000)
+    assert np.abs(pixels(read_image(path)) - pixels(colours())).max() <= (1 if kind == "profile" else 0)
+    path = with_metadata(tmp_path / "b.png", kind, METADATA + 1)
+    assert "b.png' has over 64 MB of text or colour profile: save it without" in message(path)
+    assert limits == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
+
+
 # --- what cannot be read ---------------------------------------------------------------------------------------------
 
 
@@ -354,6 +375,7 @@ def test_no_permission(tmp_path, monkeypatch):
 # --- find_images -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
 @pytest.mark.parametrize("backwards", [False, True])
 def test_find_images(tmp_path, monkeypatch, backwards):
     listed = Path.iterdir  # in any order
@@ -366,6 +388,37 @@ def test_find_images(tmp_path, monkeypatch, backwards):
     order = ["b.tiff", "Img1.webp", "img2.JPG", "img02.png", "img2.png", "img2a.png", "img10.png"]
     assert [p.name for p in find_images(tmp_path)] == order
     assert find_images(str(tmp_path / "notes.txt")) == [tmp_path / "notes.txt"]  # a file is what was asked for
+
+
+def left_out(folder) -> str:
+    """What is said of what find_images leaves out."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        find_images(folder)
+    assert len(said) <= 1
+    return "".join(str(warning.message) for warning in said)
+
+
+def test_find_images_says_what_it_leaves_out(tmp_path):
+    for name in ("a.png", ".hidden", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).touch()
+    assert left_out(tmp_path) == ""
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "plan.svg", "plan.pdf"):
+        (tmp_path / name).touch()
+    kind = "a kind of picture that is not known here, or none: save pictures as PNG or JPEG"
+    assert left_out(tmp_path) == f"{str(tmp_path)!r}: left out: 'IMG_1.HEIC', 'IMG_2.heic', 'plan.pdf' … ({kind})"
+    (tmp_path / "old").mkdir()
+    (tmp_path / "b.png").symlink_to("gone.png")
+    said = left_out(tmp_path)
+    assert "'old' (folders in it are not searched)" in said and "'b.png' (not there: a link that leads nowhere)" in said
+
+
+def test_find_images_of_pictures_of_no_kind_that_is_known(tmp_path):
+    (tmp_path / "IMG_1.HEIC").touch()
+    (tmp_path / "old").mkdir()
+    said = message(tmp_path, find_images)
+    assert "no pictures in the folder" in said and "'IMG_1.HEIC' (a kind of picture that is not known here" in said
+    assert "PNG or JPEG" in said and "'old' (folders in it are not searched)" in said
 
 
 def test_find_images_without_any(tmp_path):
