@@ -26,7 +26,7 @@ from minipnp.app.results import picture_of, record, save_results, where
 from minipnp.app.table import as_table
 from minipnp.app.translate import taken
 from minipnp.app.useless import refuse
-from minipnp.errors import InputError
+from minipnp.errors import InputError, NoRoom
 from minipnp.files import hub
 from minipnp.files.images import psnr, read_image, to_image, to_tensor
 from minipnp.files.names import slug, stem
@@ -137,6 +137,8 @@ def made_by_all(
         began = time.perf_counter()
         try:
             image = to_image(run_on(run, o, pair, shared, advised.options, given.get("negative"), log.progress))
+        except NoRoom:
+            raise
         except InputError as error:
             log.note(f"{label} is left out: {error}")
             continue

@@ -14,8 +14,8 @@ from PIL.Image import Image
 
 import minipnp
 from minipnp.app.log import Log
-from minipnp.errors import InputError
-from minipnp.files.atomic import write_text_atomic
+from minipnp.errors import InputError, NoRoom, cannot_write
+from minipnp.files.atomic import atomic, write_text_atomic
 from minipnp.files.images import read_image, write_png
 
 
@@ -56,6 +56,7 @@ def save_results(out: Path, pictures: dict[str, tuple[Image, dict] | bytes], run
 
     out: a folder; or x.png, for the first picture, which the others stand beside, as x.run.json. Nothing is overwritten
     by something else: what is there already stays, and where another result has the place, all go to out-2, out-3, …
+    Where the disk becomes full, the pictures that fit, the first ones, are kept. NoRoom: it is full.
     """
     first = next(iter(pictures))
 
@@ -71,25 +72,37 @@ def save_results(out: Path, pictures: dict[str, tuple[Image, dict] | bytes], run
         beside.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".minipnp-", dir=beside) as temporary:
             made = {name: Path(temporary) / name for name in (*pictures, "run.json")}
-            for name, content in pictures.items():
-                if isinstance(content, bytes):
-                    made[name].write_bytes(content)
-                    continue
-                image, settings = content
-                write_png(image, made[name], {"minipnp": json.dumps(settings, ensure_ascii=False)})
-            run = run | {
-                "pictures": {n: pixels_of(content[0]) for n, content in pictures.items() if n.endswith(".png")}
-            }
-            write_text_atomic(json.dumps(run, ensure_ascii=False, indent=2) + "\n", made["run.json"])
+            full = False
+            try:
+                write_results(made, pictures, run)
+            except NoRoom:
+                full = True
             number = next(n for n in count(1) if all(_free(place(name, n), file) for name, file in made.items()))
-            for name, file in made.items():
-                made[name] = place(name, number)
+            lost = [name for name, file in made.items() if not file.exists()]
+            for name in made.keys() - lost:
+                file, made[name] = made[name], place(name, number)
                 if not made[name].exists():
                     made[name].parent.mkdir(exist_ok=True)
                     os.replace(file, made[name])
-            return list(made.values())
     except OSError as error:
-        raise InputError(f"cannot write {str(out)!r}: {error.strerror or error}") from None
+        raise cannot_write(out, error) from None
+    if full:
+        kept = ", ".join(str(path) for name, path in made.items() if name not in lost) or "nothing"
+        raise NoRoom(f"{out}: no room on its disk for {', '.join(lost)}; {kept} is kept: make room and run this again")
+    return list(made.values())
+
+
+def write_results(places: dict[str, Path], pictures: dict[str, tuple[Image, dict] | bytes], run: dict) -> None:
+    """Writes the pictures in their order, run.json last, each to its place whole or not at all."""
+    for name, content in pictures.items():
+        if isinstance(content, bytes):
+            with atomic(places[name]) as temporary:
+                temporary.write_bytes(content)
+            continue
+        image, settings = content
+        write_png(image, places[name], {"minipnp": json.dumps(settings, ensure_ascii=False)})
+    run = run | {"pictures": {n: pixels_of(content[0]) for n, content in pictures.items() if n.endswith(".png")}}
+    write_text_atomic(json.dumps(run, ensure_ascii=False, indent=2) + "\n", places["run.json"])
 
 
 def pixels_of(image: Image) -> str:

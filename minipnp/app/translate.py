@@ -25,7 +25,7 @@ from minipnp.app.presets import PRESETS, SOURCE_IS_NEGATIVE, preset
 from minipnp.app.repeat import repeat
 from minipnp.app.results import done_already, picture_of, record, save_results, where
 from minipnp.app.useless import Asked, refuse_useless
-from minipnp.errors import InputError, explain
+from minipnp.errors import InputError, explain, is_full
 from minipnp.files import hub
 from minipnp.files.checksums import sha256
 from minipnp.files.guidance_file import check_guidance, kept_of, open_guidance
@@ -349,7 +349,7 @@ def names_of(job: Translation) -> list[str]:
 def translate_folder(job: Translation, sd: StableDiffusion, model: dict, log: Log, argv: list[str]) -> list[Path]:
     """Every picture of a folder: what is there from an earlier run is not made again, what fails is skipped.
 
-    At the end a summary page. InputError: a picture failed.
+    At the end a summary page. InputError: a picture failed. NoRoom, at once: the disk is full.
     """
     summary = []
     rows = []
@@ -370,7 +370,7 @@ def translate_folder(job: Translation, sd: StableDiffusion, model: dict, log: Lo
             rows.append([(label, scaled(image, reduce=True)) for label, image in [(path.name, picture), *translations]])
             summary.append({"picture": path.name})
         except Exception as error:
-            if (reason := explain(error)) is None:
+            if is_full(error) or (reason := explain(error)) is None:  # the next ones would not be saved either
                 raise
             log.failed(reason)
             summary.append({"picture": path.name, "error": reason})

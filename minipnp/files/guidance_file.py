@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minipnp.errors import InputError
+from minipnp.errors import InputError, cannot_write
 from minipnp.files.atomic import atomic
 from minipnp.guidance import Guidance
 from minipnp.machine.kept import flat, unflat
@@ -49,10 +49,10 @@ def save_guidance(path: Path, G: Guidance, made: dict) -> Path:
     about = {"format": FORMAT, "resampled": G.resampled, "made": made}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"minipnp": json.dumps(about)})
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"minipnp": json.dumps(about)})
     return path
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minipnp.errors import InputError
+from minipnp.errors import NoRoom
 from minipnp.slots import Attn, Features, Layer, Part
 
 
@@ -43,7 +43,7 @@ class Kept(MutableMapping[int, Features]):
             try:
                 save_file({name: x.contiguous() for name, x in tensors.items()}, self._there[t])
             except (OSError, SafetensorError) as error:
-                raise InputError(f"{self._folder}: no room for the guidance's features ({error}); set TMPDIR") from None
+                raise NoRoom(f"{self._folder}: no room for the guidance's features ({error}); set TMPDIR") from None
         elif self.place == "memory":
             self._there[t] = unflat({name: x.cpu() for name, x in tensors.items()})
         else:

@@ -18,7 +18,7 @@ from typing import Protocol
 from torch import Tensor
 
 from minipnp.ddim import timesteps
-from minipnp.errors import explain
+from minipnp.errors import explain, is_full
 from minipnp.files import hub
 from minipnp.files.images import fit, psnr, read_image, to_image, to_tensor, write_png
 from minipnp.guidance import Inversion
@@ -183,7 +183,7 @@ def _results(
         try:
             o, before = original_of(plan, sd, jobs[0].pair)
         except Exception as error:
-            if (broken := explain(error)) is None:
+            if is_full(error) or (broken := explain(error)) is None:
                 raise
             log.failed(f"{guidance}: {broken}")
         for job in jobs:
@@ -195,7 +195,7 @@ def _results(
                 try:
                     values, after = result(plan, o, before, job)
                 except Exception as problem:
-                    if (error := explain(problem)) is None:
+                    if is_full(problem) or (error := explain(problem)) is None:
                         raise
                     log.failed(f"{pair.name}, {job.method}: {error}")
             if error is not None:

@@ -4,11 +4,12 @@ A line is one write, and on the disk before the next picture is begun; a process
 leaves a part of a line, which is cut off when the file is opened again.
 """
 
+import errno
 import json
 import os
 from pathlib import Path
 
-from minipnp.errors import InputError
+from minipnp.errors import InputError, cannot_write
 
 
 def read_records(folder: Path) -> tuple[dict[str, dict], int]:
@@ -37,13 +38,13 @@ class Writer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.path = folder / f"{part}.jsonl"
-            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self._lock()
             content = self.path.read_bytes()
             if not content.endswith(b"\n"):
                 os.truncate(self.file, content.rfind(b"\n") + 1)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
+            raise cannot_write(folder, error) from None
 
     def _lock(self) -> None:
         try:
@@ -59,9 +60,12 @@ class Writer:
 
     def append(self, record: dict) -> None:
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        if os.write(self.file, line) != len(line):
-            raise InputError(f"{self.path}: cannot be written, is the disk full?")
-        os.fsync(self.file)
+        try:
+            if os.write(self.file, line) != len(line):  # the rest of a full disk
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self.file)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
         os.close(self.file)

@@ -1,10 +1,13 @@
 """The command line as a whole: what it says, what it refuses, how it ends."""
 
+import errno
 import functools
 import json
+import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -310,8 +313,73 @@ def test_a_full_disk(here, capsys, monkeypatch):
 
     monkeypatch.setattr(results.os, "replace", fail)
     assert main(["translate", *QUICK, I, COW]) == 2
-    assert re.fullmatch(r"minipnp: error: cannot write .*No space left on device\n", capsys.readouterr().err)
+    said = (
+        r"minipnp: error: out/horse-noto: no room on its disk for translation.png, .*; nothing is kept: make room .*\n"
+    )
+    assert re.fullmatch(said, capsys.readouterr().err)
     assert files(here) == {}
+
+
+@pytest.fixture
+def room_for_small_pictures(monkeypatch):
+    """A disk on which a sheet has no room; `monkeypatch.undo()` makes it."""
+    save = Image.Image.save
+
+    def fails(self, *args, **options):
+        if self.width > 300:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, *args, **options)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Image.Image, "save", fails)
+        yield disk
+
+
+def test_what_fits_on_a_disk_is_kept(here, capsys, room_for_small_pictures):
+    argv = ["translate", *QUICK, I, COW, "--prompt=a dog", "--out=o"]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and ".minipnp-" not in said
+    assert "o: no room on its disk for side-by-side.png, run.json; o/translation-1.png, o/translation-2.png is" in said
+    assert sorted(files(here)) == ["o/translation-1.png", "o/translation-2.png"]
+    room_for_small_pictures.undo()
+    assert main(argv) == 0
+    assert sorted(files(here)) == [f"o/{n}" for n in ("run.json", "side-by-side.png", *sorted(files("o"))[2:])]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_run_over_a_folder_stops_where_the_disk_is_full(here, code, capsys, edits, monkeypatch):
+    (here / "icons").mkdir()
+    for name in "abc":
+        shutil.copy(HORSE, here / "icons" / f"{name}.png")
+    save = Image.Image.save
+
+    def fails(self, *args, **options):
+        if self.width > 300 and len(edits) == 2:
+            raise OSError(code, "full")
+        save(self, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "save", fails)
+    assert main(["translate", *QUICK, "icons", COW, "--out=o"]) == 2
+    assert len(edits) == 2 and "o/b: no room" in capsys.readouterr().err
+    assert {*files("o")} == {"a/translation.png", "a/side-by-side.png", "a/run.json", "b/translation.png"}
+
+
+def test_results_have_the_permissions_of_any_file(here):
+    before = os.umask(0o027)
+    try:
+        assert main(["translate", *QUICK, I, COW]) == 0
+        assert main(["invert", *QUICK, I, "--out=g/horse.safetensors"]) == 0
+        assert main(["features", *QUICK, str(HORSE), "--t=1", "--raw"]) == 0
+        saved = "--save-direction=d.safetensors"
+        p2z = ["--method=pix2pix-zero", "--source=a horse", "--change=horse=cow", saved]
+        assert main(["translate", *QUICK, I, COW, *p2z]) == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in here.rglob("*") if path.is_file()}
+    assert modes.keys() >= {"run.json", "horse.safetensors", "d.safetensors", "horse-noto.safetensors"}
+    assert {*modes.values()} == {0o640}, modes
+    assert {stat.S_IMODE(path.stat().st_mode) for path in here.rglob("*") if path.is_dir()} == {0o750}
 
 
 @pytest.mark.parametrize("when", ["working", "writing"])

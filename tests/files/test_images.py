@@ -1,8 +1,10 @@
 """Picture files: what a person expects of each kind, and one clear line for what cannot be used."""
 
+import errno
 import io
 import math
 import os
+import re
 import stat
 import struct
 import threading
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from minipnp.errors import InputError
+from minipnp.errors import InputError, NoRoom, explain
 from minipnp.files.atomic import atomic, write_text_atomic
 from minipnp.files.images import METADATA, find_images, fit, psnr, read_image, to_image, to_tensor, write_png
 
@@ -571,6 +575,43 @@ def test_nothing_is_left_half_written(tmp_path, monkeypatch, error):
     with pytest.raises(InputError if error is OSError else error, match="no space"):
         write_png(colours(), path, {})
     assert os.listdir(tmp_path) == ["out.png"] and path.read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=repr,
+)
+def test_a_full_disk_is_told_from_other_errors(tmp_path, error):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(NoRoom, match=re.escape(f"cannot write {str(path)!r}: there is no room on its disk; make room")):
+        with atomic(path):
+            raise error
+    assert os.listdir(tmp_path) == []
+    for other in (OSError(errno.EACCES, "Permission denied"), SafetensorError("os error 280")):
+        with pytest.raises(InputError) as raised, atomic(path):
+            raise other
+        assert not isinstance(raised.value, NoRoom)
+    assert explain(OSError(errno.ENOSPC, "No space left on device", "o")).startswith(
+        "cannot write 'o': there is no room"
+    )
+
+
+def test_permissions_do_not_depend_on_the_writer(tmp_path):
+    umask = os.umask(0o027)
+    try:
+        with atomic(tmp_path / "a") as temporary:
+            save_file({"x": torch.zeros(3)}, temporary)
+        with atomic(tmp_path / "b") as temporary:
+            temporary.unlink()
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(umask)
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"} == {0o640}
 
 
 def test_earlier_file_stays_until_the_new_one_is_whole(tmp_path):

@@ -1,5 +1,6 @@
 """`minipnp evaluate` on a tiny random model: killed and resumed, shared by two processes, with broken pictures."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -180,6 +181,33 @@ def test_a_second_evaluation_at_the_same_place_is_refused(tmp_path):
     records.Writer(tmp_path, "0of2").close()
     writer.close()
     records.Writer(tmp_path, "0of1").close()
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_ends_an_evaluation_and_names_the_place(sd, folder, tmp_path, monkeypatch):
+    """What is recorded stays, and no pair is recorded as one that failed."""
+    with monkeypatch.context() as disk:
+        disk.setattr(records.os, "fsync", full)
+        refused(lambda: carry_out(plan(folder), sd, tmp_path / "r", QUIET), str(tmp_path / "r"), "no room", "make room")
+    known, damaged = records.read_records(tmp_path / "r")
+    assert len(known) <= 1 and not damaged
+    with monkeypatch.context() as disk:
+        disk.setattr("minipnp.machine.kept.Kept.__setitem__", full)
+        with pytest.raises(OSError):
+            carry_out(plan(folder), sd, tmp_path / "r", QUIET)
+    assert not [record for record in records.read_records(tmp_path / "r")[0].values() if "error" in record]
+
+
+def test_records_have_the_permissions_of_any_file(tmp_path):
+    before = os.umask(0o007)
+    try:
+        records.Writer(tmp_path, "0of1").close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "0of1.jsonl").stat().st_mode & 0o777 == 0o660
 
 
 def test_a_prompt_that_stands_twice_is_done_once(sd, folder, tmp_path):
