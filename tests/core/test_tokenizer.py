@@ -248,6 +248,7 @@ def test_positions_refuses(tokenizer, prompt, word, message):
         ({"<cat-toy>"}, "a photo of <cat-toy>", "<cat-toy>"),
         ({"<cat-toy>"}, "A <CAT-TOY>'s &lt;x", "<cat-toy>"),
         ({"<cat-toy>"}, "&lt;cat-toy&gt;", "<cat-toy>"),
+        ({"<Cat-Toy>"}, "a <Cat-Toy>", "<cat-toy>"),
         ({"<cat-toy>"}, "a cat toy", None),
         ({"<cat-toy>", "<cat-toy>_1"}, "<cat-toy>_1", "<cat-toy>_1"),
         ({"sks"}, "a sks dog", "sks"),

@@ -194,8 +194,8 @@ def test_a_full_disk_ends_an_evaluation_and_names_the_place(sd, folder, tmp_path
         refused(lambda: carry_out(plan(folder), sd, tmp_path / "r", QUIET), str(tmp_path / "r"), "no room", "make room")
     known, damaged = records.read_records(tmp_path / "r")
     assert len(known) <= 1 and not damaged
-    with monkeypatch.context() as disk:
-        disk.setattr("minipnp.machine.kept.Kept.__setitem__", full)
+    for what in ("minipnp.machine.kept.Kept.__setitem__", "minipnp.measure.evaluation.original_of"):
+        monkeypatch.setattr(what, full)
         with pytest.raises(OSError):
             carry_out(plan(folder), sd, tmp_path / "r", QUIET)
     assert not [record for record in records.read_records(tmp_path / "r")[0].values() if "error" in record]
