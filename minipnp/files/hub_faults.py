@@ -20,7 +20,7 @@ CANNOT = "cannot be fetched from {hub} ({why})"
 @contextmanager
 def one_line(repo: str, instead: str) -> Iterator[None]:
     """Whatever huggingface_hub raises becomes an InputError: what of `repo` failed, why, and what to do, or instead."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     try:
         yield
@@ -28,7 +28,8 @@ def one_line(repo: str, instead: str) -> Iterator[None]:
         raise
     except (errors.HTTPError, OSError, RuntimeError, ImportError, ValueError) as error:
         if isinstance(error, OSError) and error.filename and not _no_certificates(error):
-            raise InputError(f"{error.filename}: cannot be written ({error.strerror})") from None
+            how = "read" if error.filename == constants.HF_TOKEN_PATH else "written"
+            raise InputError(f"{error.filename}: cannot be {how} ({error.strerror})") from None
         what, remedy = fault(error)
         raise InputError(f"{repo}: {what}; {remedy}, or {instead}") from None
 
@@ -55,7 +56,7 @@ def _named(error: Exception) -> tuple[str, str] | None:
         token = _token()
         what = f"the hub refuses {f'the token in {token}' if token else 'who is not logged in'} ({status})"
         return what, f"unset {token}, or log in again with `hf auth login`" if token else "log in with `hf auth login`"
-    if isinstance(error, UnicodeEncodeError) or "header value" in text:
+    if isinstance(error, UnicodeError) or "header value" in text:
         token = _token() or "HF_TOKEN"
         return f"the token in {token} has characters that no token has", "copy it again, or unset it"
     unknown = (
@@ -91,8 +92,8 @@ def _other(error: Exception) -> tuple[str, str]:
     from huggingface_hub import constants
 
     why = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if proxies := " and ".join(_proxies()):
-        why += f"; {proxies} is set"
+    if led := " and ".join([*_proxies(), *(name for name in ("HF_ENDPOINT",) if os.environ.get(name))]):
+        why += f"; {led} is set"
     return CANNOT.format(hub=constants.ENDPOINT, why=why), "connect and run this again"
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from shell import CAT, COW, EDITS, HORSE, MODEL, PROMPT, QUICK, ROOT, files, pixels, run_of, translate, written
 
 from minipnp.app import invert
@@ -45,6 +46,21 @@ def test_a_guidance_from_a_file_makes_the_same_bytes(how, passes, capsys):
     assert main(["translate", *MODEL, *like, "--guidance=g/horse.safetensors", COW, "--out=o"]) == 0
     assert files("o")["translation.png"] == files("direct")["translation.png"]
     assert passes == ([2, 2] if "--features" in how else [1, 2, 1, 2] if like else [1, 2, 2])
+
+
+def test_a_guidance_with_nan_is_not_kept(capsys, monkeypatch):
+    """As half precision overflows in some models: each translation from it would fail, or be rubbish."""
+    take = invert.guidance_from_picture
+
+    def overflown(*args):
+        G = take(*args)
+        G.latents[501][0, 0, 3, 3] = torch.nan
+        return G
+
+    monkeypatch.setattr(invert, "guidance_from_picture", overflown)
+    assert main(["invert", *QUICK, f"--image={CAT}", "--out=cat.safetensors"]) == 2
+    assert capsys.readouterr().err == "minipnp: error: NaN in the guidance: try --dtype float32\n"
+    assert os.listdir() == []
 
 
 @pytest.mark.parametrize("features", [["--features"], []])

@@ -465,6 +465,23 @@ def test_a_proxy_is_named_where_there_is_no_way_through(local, monkeypatch):
     assert SECRET not in str(error.value)
 
 
+def test_a_file_with_a_token_that_is_none(local, tmp_path):
+    (tmp_path / "token").write_bytes(b"\xff\xfeh")
+    with pytest.raises(InputError, match=re.escape(f"the token in {tmp_path / 'token'} has characters")):
+        hub.resolve("a/b")
+    (tmp_path / "token").unlink()
+    (tmp_path / "token").mkdir()  # as where a container mounts what is not there
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'token'}: cannot be read")):
+        hub.resolve("a/b")
+
+
+def test_an_endpoint_that_is_no_address_is_named(local, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    point_to("hub.example", monkeypatch)
+    with pytest.raises(InputError, match="cannot be fetched from hub.example .*HF_ENDPOINT is set"):
+        hub.resolve("a/b")
+
+
 def test_a_folder_that_has_the_name_of_a_hub_id(local, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "b").mkdir(parents=True)
