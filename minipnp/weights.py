@@ -259,21 +259,20 @@ def fill(
         stored = file.tensor(published[name]).reshape(empty.shape)
         if stored.data_ptr() % stored.element_size():  # misaligned in the file: some kernels read that wrongly or fail
             stored = stored.clone()
-        weights[name] = stored.to(device=device, dtype=dtype)
-        if not finite(weights[name]):
-            place = f"{file.path}: {published[name]}"
-            if finite(stored):
-                raise InputError(
-                    f"{place} has numbers too large for {str(dtype)[6:]}; give --dtype float32 or bfloat16"
-                )
+        place = f"{file.path}: {published[name]}"
+        extremes = torch.stack(torch.aminmax(stored))  # rounding keeps the order, so they tell of all numbers
+        if not extremes.isfinite().all():
             raise InputError(f"{place} holds NaN or infinity: a merge that failed or a damaged file; get another copy")
+        if not extremes.to(dtype).isfinite().all():
+            raise InputError(f"{place} has numbers too large for {str(dtype)[6:]}; give --dtype float32 or bfloat16")
+        weights[name] = stored.to(device=device, dtype=dtype)
     module.load_state_dict(weights, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 
 def finite(x: Tensor) -> bool:
     """Whether no number in it is NaN or infinite. The extremes tell, in a twentyfifth of the time of torch.isfinite."""
-    return all(extreme.isfinite() for extreme in torch.aminmax(x))
+    return bool(torch.stack(torch.aminmax(x)).isfinite().all())
 
 
 def load_network(

@@ -36,11 +36,12 @@ def one_line(repo: str, instead: str) -> Iterator[None]:
 
 def fault(error: Exception) -> tuple[str, str]:
     """What is wrong, and what to do about it. The cause may stand behind what is raised."""
-    said = None
-    while error is not None and said is None:
-        said = _named(error)
-        first, error = error, error.__cause__ or error.__context__
-    return said or _other(first)
+    cause = error
+    while cause is not None:
+        if said := _named(cause):
+            return said
+        cause = cause.__cause__ or cause.__context__
+    return _other(error)
 
 
 def _named(error: Exception) -> tuple[str, str] | None:

@@ -115,9 +115,10 @@ def features(sd: StableDiffusion, seen: Seen, t: int, of: str, layers: Sequence[
             )
             for layer in layers
         }
+    found = {layer: x.float().cpu() for layer, x in found.items()}
     if not all(map(finite, found.values())):
         raise InputError("NaN in the features: try --dtype float32")
-    return {layer: x.float().cpu() for layer, x in found.items()}
+    return found
 
 
 def cells_of(layer: Layer, seen: Seen) -> tuple[int, int]:
