@@ -3,6 +3,11 @@
 import errno
 import re
 
+# What a lack of memory is called by CUDA and MPS; Windows; Linux; MPS, of one tensor; cuBLAS and cuDNN.
+_LACK = re.compile(
+    "out of memory|not enough memory|can(no|')t allocate memory|invalid buffer size|STATUS_ALLOC_FAILED", re.IGNORECASE
+)
+
 
 class InputError(ValueError):
     """Something that was asked for or given cannot be used.
@@ -36,11 +41,19 @@ def explain(error: Exception) -> str | None:
     """One line for bad input, for lack of memory and of disk; None for what is a defect of this program."""
     if isinstance(error, InputError):
         return " ".join(str(error).splitlines())
-    lack = "out of memory|not enough memory|can't allocate memory"  # CUDA, MPS; Windows; Linux
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(lack, str(error))):
-        return "not enough memory: try a smaller --size, --dtype float16 or bfloat16, or another --device"
+    if is_lack_of_memory(error):
+        return "not enough memory: try a smaller --size; on a GPU, where not given yet, --low-memory or --dtype float16"
     if isinstance(error, OSError) and is_full(error):
         return str(cannot_write(error.filename or "a file", error))
     if isinstance(error, OSError):  # a folder that may not be read
         return f"{error.filename or 'a file'}: {error.strerror or error}"
     return None
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether the memory was too short, of the device or of the CPU. PyTorch has a class for it on CUDA only."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return _LACK.search(str(error)) is not None
+    return isinstance(error, MemoryError)

@@ -293,11 +293,13 @@ def test_lack_of_memory(here, error, says, capsys, monkeypatch):
     assert files(here) == {}
 
 
-def test_nan_in_the_result(here, capsys, monkeypatch):
-    nan = torch.full((1, 3, 64, 64), float("nan"))
-    monkeypatch.setattr(commands, "edit", lambda *_: nan)
-    assert main(["translate", *QUICK, I, COW]) == 2
-    assert re.fullmatch(r"minipnp: error: NaN in the result.*--dtype float32.*\n", capsys.readouterr().err)
+@pytest.mark.parametrize("dtype, says", [("float16", "--dtype float32"), ("float32", "get the model's files again")])
+def test_nan_in_the_result(here, dtype, says, capsys, monkeypatch):
+    """Only a type that overflows is given up for another."""
+    nan = torch.full((1, 4, 16, 16), float("nan"))
+    monkeypatch.setattr(commands, "edit", lambda o, *_: o.sd.decode(nan))
+    assert main(["translate", *QUICK, I, COW, f"--dtype={dtype}"]) == 2
+    assert re.fullmatch(rf"minipnp: error: NaN in the result.*{says}.*\n", capsys.readouterr().err)
     assert files(here) == {}
 
 
