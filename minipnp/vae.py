@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipnp.config import VAEConfig
-from minipnp.layers import ResBlock, Upsample
+from minipnp.layers import ResBlock, Upsample, attend
 
 EPS = 1e-6  # of every norm in the VAE; the UNet's ResBlocks have 1e-5
 
@@ -17,10 +17,11 @@ class SpatialAttention(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups, c, eps=EPS)
         self.q, self.k, self.v, self.out = (nn.Linear(c, c) for _ in range(4))
+        self.attend = attend  # as of layers.Attention
 
     def forward(self, x: Tensor) -> Tensor:
         h = rearrange(self.norm(x), "b c h w -> b 1 (h w) c")
-        h = self.out(F.scaled_dot_product_attention(self.q(h), self.k(h), self.v(h)))
+        h = self.out(self.attend(self.q(h), self.k(h), self.v(h)))
         return x + rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2])
 
 

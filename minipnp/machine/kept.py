@@ -3,6 +3,9 @@
 In the run's dtype: 0.7 GB for SD-1.5 at 512 × 512 pixels and 50 steps in half precision.
 """
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +17,8 @@ from torch import Tensor
 
 from minipnp.errors import NoRoom
 from minipnp.slots import Attn, Features, Layer, Part
+
+MEMINFO = Path("/proc/meminfo")  # Linux
 
 
 class Kept(MutableMapping[int, Features]):
@@ -78,15 +83,21 @@ class Kept(MutableMapping[int, Features]):
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free; on a system that does not say, more than there can be."""
+    """Bytes that are free, of the device, or of the CPU's memory; on a system that does not say, more than can be."""
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch, unused
         return torch.cuda.mem_get_info(device)[0] + idle
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 2**62
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    if device.type == "mps":  # a Mac's one memory; the GPU may have a share of it
+        share = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        return min(share, free_memory(torch.device("cpu")))
+    if MEMINFO.exists():
+        lines = MEMINFO.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    if sys.platform == "darwin":
+        said = subprocess.run(["vm_stat"], capture_output=True, text=True, check=True).stdout
+        pages = re.findall(r"^Pages (?:free|inactive|speculative): +(\d+)", said, re.MULTILINE)
+        return sum(map(int, pages)) * int(re.search(r"page size of (\d+) bytes", said)[1])
+    return 2**62
 
 
 def flat(features: Features) -> dict[str, Tensor]:
