@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from minipnp.app.log import Log
 from minipnp.app.models import open_model, say_advice
 from minipnp.app.options import Parser, add, add_inversion_options, add_model_options, add_taking_options, words
@@ -57,8 +55,6 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
     methods = tuple(dict.fromkeys(given.get("methods") or (*EVALUATED, RECONSTRUCTION)))
     check(methods, given.get("steps"))
     inversion.schedule(given.get("steps") or STEPS)
-    if "device" not in given and torch.cuda.is_available() and parts > 1:
-        given["device"] = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     with log.warnings_as_notes():
         folder = Path(given["measures"]) if "measures" in given else None
         chosen = given.get("metrics") or metrics.USUAL[benchmark.layout]

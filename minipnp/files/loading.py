@@ -21,7 +21,7 @@ from minipnp.files.configs import read_config, read_prediction
 from minipnp.files.known_words import advice_of
 from minipnp.files.tensors import TensorFile, _readable, is_safetensors
 from minipnp.machine.low_memory import LowMemory, Roomy
-from minipnp.machine.speed import compile_blocks, suit
+from minipnp.machine.speed import check_compiler, compile_blocks, exact_float32, suit
 from minipnp.model import Source, StableDiffusion
 from minipnp.tokenizer import Tokenizer
 from minipnp.weights import AUTOENCODER, NETWORKS, TEXT_ENCODER, Network, fill, listed, prepare
@@ -40,13 +40,17 @@ def load(
 ) -> StableDiffusion:
     """A model from a single file, or a folder in component layout (`unet/ vae/ text_encoder/`).
 
-    device: default CUDA, else MPS, else the CPU. dtype: float32, float16 or bfloat16; default float16 on CUDA, else
-    float32. vae: a file or folder to take the VAE from. prediction: "epsilon" or "v", if the model's files do not say.
-    ema: see `weights.load_network`. low_memory: only one network at a time is on the device. compile: see
-    `speed.compile_blocks`. Raises InputError for whatever cannot be loaded exactly.
+    device: see `pick_device`. dtype: float32, float16 or bfloat16; default float16 on CUDA, else float32. On CUDA,
+    float32 switches TF32 off in this process, see `speed.exact_float32`. vae: a file or folder to take the VAE from.
+    prediction: "epsilon" or "v", if the model's files do not say. ema: see `weights.load_network`. low_memory: see
+    `low_memory.LowMemory`. compile: see `speed.compile_blocks`. Raises InputError for what cannot be loaded exactly.
     """
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
+    if compile:
+        check_compiler(device)
+    if dtype == torch.float32:
+        exact_float32(device)
     if prediction not in (None, "epsilon", "v"):
         raise InputError(f"prediction type {prediction!r}: give 'epsilon' or 'v'")
     source = find_model(Path(path), Path(vae) if vae else None, prediction, half=dtype == torch.float16)
@@ -58,10 +62,11 @@ def load(
         compile_blocks(unet)
     kind = LowMemory if low_memory else Roomy
     tokenizer = Tokenizer(_added_words(Path(path), source))
-    return kind(unet.to(device), autoencoder, text_encoder, tokenizer, source, device, dtype, advice_of(Path(path)))
+    return kind(unet, autoencoder, text_encoder, tokenizer, source, device, dtype, advice_of(Path(path)))
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """Default CUDA, else MPS, else the CPU. Of several processes under torchrun, `cuda` gives each a GPU of its own."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         device = next(name for name, usable in there.items() if usable)
@@ -72,6 +77,8 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     if not there.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         usable = ", ".join(name for name, usable in there.items() if usable)
         raise InputError(f"device {str(device)!r} is not usable here; there is: {usable}")
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:  # set by torchrun
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return device
 
 

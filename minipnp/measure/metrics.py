@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minipnp.errors import InputError
 from minipnp.files import hub
+from minipnp.machine.speed import exact_float32
 from minipnp.measure import clip, dino, icons, lpips, published
 from minipnp.measure.benchmarks import Pair
 from minipnp.measure.edges import edge_correlation
@@ -95,6 +96,7 @@ def load_metrics(
 
     InputError: no such metric, not for this benchmark, or its network is missing.
     """
+    exact_float32(torch.device(device))  # the networks that measure are float32, whatever the model's type is
     measures = {}
     weights = {}
     for name in dict.fromkeys(names):

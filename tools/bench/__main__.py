@@ -21,6 +21,7 @@ import torch
 from minipnp.config import UNetConfig
 from minipnp.files.atomic import write_text_atomic
 from minipnp.files.loading import pick_device, pick_dtype
+from minipnp.machine.speed import exact_float32
 from tools.bench.case import SMALL
 from tools.bench.measuring import matrix_rate, measure
 from tools.bench.processes import model_for, start_up, whole_peaks, whole_steps
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--rounds counts from 1, --sizes are multiples of 64")
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
+    if dtype == torch.float32:
+        exact_float32(device)
     config, rounds = (SMALL, 1) if args.smoke else (UNetConfig(), args.rounds)
     sizes = [] if args.start_up else args.sizes or ([64] if args.smoke else [256, 512])
 

@@ -206,7 +206,6 @@ def verify(path: Path, device: str | None = None) -> bool:
     import transformers
 
     m = load(path, device=device, dtype="float32")
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     print(f"{path} on {m.device}, in float32")
     print(f"against diffusers {diffusers.__version__} and transformers {transformers.__version__}")
     print(f"allowed: {PER_LAYER:.0e} per layer, {WHOLE:.0e} per network", flush=True)
