@@ -1,6 +1,7 @@
 """A loaded model: the three networks and the tokenizer, and the way between words, pictures and what ε_θ works on."""
 
-from collections.abc import MutableMapping
+import warnings
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minipnp.advice import Advice
+from minipnp.errors import InputError
 from minipnp.options import Options
 from minipnp.slots import Features
 from minipnp.text import TextEncoder
@@ -66,12 +68,39 @@ class StableDiffusion:
         """Picture [1, 3, H, W] in [−1, 1] → x_0 [1, 4, h, w]: the posterior's mean, or with a seed a sample of it."""
         height, width = (side // self.vae.config.factor for side in picture.shape[2:])
         z = None if seed is None else self.noise(height, width, seed)
-        return self.vae.encode(picture.to(self.device), z)
+        return self._finite(lambda x: self.vae.encode(x.to(self.device), z), picture)
 
     @torch.no_grad()
     def decode(self, x0: Tensor) -> Tensor:
         """x_0 [n, 4, h, w] → pictures [n, 3, H, W], about [−1, 1], float32 on the CPU. Decoded one at a time."""
-        return torch.cat([self.vae.decode(x0[i : i + 1]) for i in range(len(x0))]).cpu()
+        return torch.cat([self._finite(self._decode_one, x) for x in x0.split(1)])
+
+    def _decode_one(self, x0: Tensor) -> Tensor:
+        return self.vae.decode(x0).cpu()
+
+    def _finite(self, by_vae: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What the VAE makes of x. Where float16 overflows in it, as in those of some fine-tuned models, it is made
+        again in float32: of this x only, so that no picture depends on those before it.
+
+        Raises InputError where it is not finite all the same. It is one wait for the device.
+        """
+        made = by_vae(x)
+        if made.isfinite().all():
+            return made
+        half = self.dtype == torch.float16
+        if not x.isfinite().all():
+            remedy = "the UNet overflows in float16, try --dtype float32" if half else "get the model's files again"
+            raise InputError(f"NaN in the result: {remedy}")
+        if half:
+            warnings.warn("the VAE overflows in float16, so it was used in float32", stacklevel=4)
+            self.vae.float()
+            try:
+                made = by_vae(x)
+            finally:
+                self.vae.to(self.dtype)  # exact: they were numbers of float16
+        if not made.isfinite().all():
+            raise InputError("NaN in what the VAE makes: get its file again, or give another with --vae")
+        return made
 
     def keeper(self, levels: int) -> MutableMapping[int, Features]:
         """A place for the features of so many levels, which the edit reads; here a dictionary."""

@@ -89,7 +89,7 @@ def translation(
     sd: StableDiffusion, G: Guidance, prompts: Sequence[str], negative: str | None, settings: PnP
 ) -> Iterator[tuple[int, Tensor]]:
     """The steps of Plug-and-Play for prompts: yields (level, latents [n, 4, h, w]) after each."""
-    texts = [sd.embed(prompt) for prompt in prompts]
+    texts = list(sd.embed(*prompts).split(1))
     against = None if negative is None else sd.embed(negative)
     return plug_and_play(sd.unet, G, texts, sd.embed(""), against, settings, random_start(sd, G, settings))
 

@@ -230,7 +230,7 @@ def to_image(x: torch.Tensor) -> Image.Image:
         raise ValueError(f"one RGB picture is [1, 3, H, W] or [3, H, W], not {list(x.shape)}")
     x = x.float().cpu()
     if not torch.isfinite(x).all():
-        raise InputError("NaN in the result: try --dtype float32")
+        raise InputError("NaN in the picture")
     levels = (x.clamp(-1, 1) * 127.5 + 128).floor().to(torch.uint8)  # + 127.5, and + 0.5 to round
     return Image.fromarray(levels.reshape(x.shape[-3:]).permute(1, 2, 0).contiguous().numpy())
 

@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from minipnp.errors import is_lack_of_memory
 from minipnp.machine.kept import Kept
 from minipnp.model import StableDiffusion
 
@@ -21,48 +23,77 @@ class Roomy(StableDiffusion):
     def keeper(self, levels: int) -> Kept:
         return Kept(self.device, levels)
 
-    @torch.no_grad()
-    def decode(self, x0: Tensor) -> Tensor:
+    def _decode_one(self, x0: Tensor) -> Tensor:
         """In tiles, with a warning, where memory is short."""
         try:
-            return super().decode(x0)
-        except torch.OutOfMemoryError:
+            return super()._decode_one(x0)
+        except (RuntimeError, MemoryError) as error:
+            if not is_lack_of_memory(error):
+                raise
             warnings.warn("too little memory to decode at once: decoded in tiles, nearly equal", stacklevel=2)
-        torch.cuda.empty_cache()
-        return torch.cat([decode_in_tiles(self, x0[i : i + 1], TILE // 2) for i in range(len(x0))])
+        _empty_cache(self.device)  # now that the error, and with it what was computed, is gone
+        return decode_in_tiles(self, x0, TILE // 2)
 
 
+@dataclass(frozen=True)
 class LowMemory(StableDiffusion):
-    """The same model, of which the device holds the UNet, or another network in its place while that is used.
+    """The same model, of which the device holds the UNet, or the VAE in its place while that is used.
 
-    Features that are kept for an edit lie elsewhere, too (`Kept`, beside).
+    The text encoder comes beside the UNet, as it is smaller than what a pass of the UNet needs besides its weights. The
+    CPU's memory holds all weights all the time, so that none are copied back. Features that are kept for an edit lie
+    there, too (`Kept`, beside). On the CPU itself nothing moves; only large pictures are decoded in tiles.
     """
+
+    def __post_init__(self):
+        networks = (self.unet, self.vae, self.text_encoder)
+        object.__setattr__(self, "_on_cpu", {network: network.cpu().state_dict() for network in networks})
+        self.unet.to(self.device)
 
     def keeper(self, levels: int) -> Kept:
         return Kept(self.device, levels, beside=False)
 
     @contextmanager
-    def only(self, network: nn.Module) -> Iterator[None]:
-        self.unet.to("cpu")
+    def _there(self, network: nn.Module) -> Iterator[None]:
+        """The network is on the device, and after that on the CPU only."""
         network.to(self.device)
         try:
             yield
         finally:
-            network.to("cpu")
+            self._leave(network)
+
+    @contextmanager
+    def _in_place_of_the_unet(self, network: nn.Module) -> Iterator[None]:
+        self._leave(self.unet)
+        try:
+            with self._there(network):
+                yield
+        finally:
             self.unet.to(self.device)
 
+    def _leave(self, network: nn.Module) -> None:
+        network.load_state_dict(self._on_cpu[network], assign=True)
+
     def embed(self, *prompts: str) -> Tensor:
-        with self.only(self.text_encoder):
+        with self._there(self.text_encoder):
             return super().embed(*prompts)
 
     def encode(self, picture: Tensor, seed: int | None = None) -> Tensor:
-        with self.only(self.vae):
+        with self._in_place_of_the_unet(self.vae):
             return super().encode(picture, seed)
 
-    @torch.no_grad()
     def decode(self, x0: Tensor) -> Tensor:
-        with self.only(self.vae):
-            return torch.cat([decode_in_tiles(self, x0[i : i + 1]) for i in range(len(x0))])
+        with self._in_place_of_the_unet(self.vae):
+            return super().decode(x0)
+
+    def _decode_one(self, x0: Tensor) -> Tensor:
+        return decode_in_tiles(self, x0)
+
+
+def _empty_cache(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def decode_in_tiles(sd: StableDiffusion, x0: Tensor, side: int | None = None) -> Tensor:

@@ -28,6 +28,7 @@ from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features, Tap, decoder
 from minipnp.unet import UNet
 
+NETWORKS = ("unet", "vae", "text_encoder")
 ROOT = Path(__file__).resolve().parents[2]
 EDIT = PnP(steps=5, tau_f=0.8, tau_A=0.4)
 OPTIONS = {  # under which kept features are those of the edit's own passes
@@ -314,21 +315,47 @@ def bundled():
     return minipnp.load(ROOT / "weights/bundled", device="cpu")
 
 
-def test_low_memory_draws_the_same_with_one_network_on_the_device(bundled, monkeypatch):
+def test_low_memory_draws_the_same_and_no_weight_comes_back_from_the_device(bundled, monkeypatch):
+    """Beside the UNet comes the text encoder, in its place the VAE. The device is another name of the CPU."""
     sd = minipnp.load(ROOT / "weights/bundled", device="cpu", low_memory=True)
     assert isinstance(sd, LowMemory) and not sd.keeper(1).beside and bundled.keeper(1).beside
+    at_rest = {name: [p.data_ptr() for p in getattr(sd, name).parameters()] for name in NETWORKS}
+    names = {id(getattr(sd, name)): name for name in NETWORKS}
+    there, seen = {"unet"}, []
+
+    def to(network, device):
+        assert device == torch.device("cpu", 0)  # never back
+        for module in network.modules():
+            module._parameters.update({k: torch.nn.Parameter(p.clone(), False) for k, p in module._parameters.items()
+                                       if p is not None})  # fmt: skip
+        there.add(names[id(network)])
+        return network
+
+    def leave(network, weights, assign, load=torch.nn.Module.load_state_dict):
+        there.discard(names[id(network)])
+        return load(network, weights, assign=assign)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", leave)
+    for name, use in (("unet", "forward"), ("vae", "decode"), ("text_encoder", "forward")):
+        f = getattr(getattr(sd, name), use)
+        monkeypatch.setattr(getattr(sd, name), use, lambda *a, name=name, f=f: seen.append((name, {*there})) or f(*a))
+    object.__setattr__(sd, "device", torch.device("cpu", 0))
     what = "a flat icon of a cow", Sampling(steps=2, seed=1)
-    expected = minipnp.draw(bundled, *what)
-    moves, move = [], torch.nn.Module.to
-    names = {id(sd.unet): "unet", id(sd.vae): "vae", id(sd.text_encoder): "text"}
-    monkeypatch.setattr(
-        torch.nn.Module, "to", lambda self, where: moves.append((names[id(self)], str(where))) or move(self, where)
-    )
-    monkeypatch.setattr(sd.unet, "forward", lambda *a, f=sd.unet.forward: moves.append("evaluated") or f(*a))
-    object.__setattr__(sd, "device", torch.device("cpu", 0))  # told from where the others rest
-    assert torch.equal(minipnp.draw(sd, *what), expected)
-    turns = [[("unet", "cpu"), (name, "cpu:0"), (name, "cpu"), ("unet", "cpu:0")] for name in ("text", "text", "vae")]
-    assert moves == [*turns[0], *turns[1], "evaluated", "evaluated", *turns[2]]
+    assert torch.equal(minipnp.draw(sd, *what), minipnp.draw(bundled, *what))
+    text = ("text_encoder", {"unet", "text_encoder"})
+    assert seen == [text, text, ("unet", {"unet"}), ("unet", {"unet"}), ("vae", {"vae"})] and there == {"unet"}
+    for name in ("vae", "text_encoder"):
+        assert [p.data_ptr() for p in getattr(sd, name).parameters()] == at_rest[name]
+
+
+def test_on_the_cpu_low_memory_holds_each_weight_once(bundled):
+    sd = minipnp.load(ROOT / "weights/bundled", device="cpu", low_memory=True)
+    before = [p.data_ptr() for name in NETWORKS for p in getattr(sd, name).parameters()]
+    sd.embed("a cow")
+    x = sd.encode(torch.zeros(1, 3, 64, 64))
+    assert torch.equal(sd.decode(x), bundled.decode(x))
+    assert [p.data_ptr() for name in NETWORKS for p in getattr(sd, name).parameters()] == before
 
 
 def test_tiles_cover_every_size_and_overlap():
@@ -344,13 +371,17 @@ def test_a_picture_of_one_tile_is_decoded_as_a_whole(bundled):
     assert torch.equal(decode_in_tiles(bundled, x), bundled.decode(x))
 
 
-def test_a_picture_that_memory_is_too_short_for_is_decoded_in_tiles_and_it_is_said(bundled, monkeypatch):
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory (MPS allocated: 9 GiB)"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), MemoryError(),
+])  # fmt: skip
+def test_a_picture_that_memory_is_too_short_for_is_decoded_in_tiles_and_it_is_said(bundled, monkeypatch, error):
     """As on a device where more than 48 cells a side are too many at once; tiles of 32, as --low-memory has 64."""
     decode, x = bundled.vae.decode, bundled.noise(8, 72, 0)
 
     def tight(x0):
         if max(x0.shape[2:]) > 48:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return decode(x0)
 
     monkeypatch.setattr(bundled.vae, "decode", tight)
@@ -359,6 +390,12 @@ def test_a_picture_that_memory_is_too_short_for_is_decoded_in_tiles_and_it_is_sa
     monkeypatch.undo()
     assert torch.equal(tiles[:1], decode_in_tiles(bundled, x, 32)) and torch.equal(tiles[:1], tiles[1:])
     assert tiles.shape == (2, 3, 32, 288) and not torch.equal(tiles[:1], bundled.decode(x))
+
+
+def test_another_error_of_the_decoder_is_not_taken_for_a_lack_of_memory(bundled, monkeypatch):
+    monkeypatch.setattr(bundled.vae, "decode", lambda x0: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        bundled.decode(bundled.noise(8, 8, 0))
 
 
 def test_tiles_show_no_seam(bundled, monkeypatch):
