@@ -160,8 +160,8 @@ class UNet(nn.Module):
         """
         dtype = self.conv_out.weight.dtype
         # `full` writes the number on the device; a tensor made here would make the GPU wait for its copy.
-        t = t.reshape(-1) if isinstance(t, Tensor) else torch.full((1,), t, device=x.device)
-        p = Pass(self.time(t), context.to(dtype), inject or Features(), tap, Features({}, {}, {}, {}))
+        times = t.reshape(-1) if isinstance(t, Tensor) else torch.full((1,), t, device=x.device)
+        p = Pass(self.time(times), context.to(dtype), inject or Features(), tap, Features({}, {}, {}, {}))
         h = x.to(dtype)
         skips = []
         for row in self.rows:
@@ -179,6 +179,9 @@ class UNet(nn.Module):
                 skips.append(h)
         out = self.conv_out(F.silu(self.norm_out(h))).to(x.dtype)
         if self.config.prediction == "v":  # v = √ᾱ·ε − √(1−ᾱ)·x_0, hence ε = √ᾱ·v + √(1−ᾱ)·x_t
-            a = torch.tensor(ALPHA_BAR, dtype=torch.float32, device=x.device)[t.long()].reshape(-1, 1, 1, 1)
+            if isinstance(t, Tensor):
+                a = torch.tensor(ALPHA_BAR, dtype=torch.float32, device=x.device)[times.long()].reshape(-1, 1, 1, 1)
+            else:
+                a = torch.full((1, 1, 1, 1), ALPHA_BAR[int(t)], dtype=torch.float32, device=x.device)
             out = a.sqrt() * out + (1 - a).sqrt() * x
         return out, p.taken

@@ -34,4 +34,6 @@ def word_map(M: Mapping[Layer, Attn], positions: Collection[int], height: int, w
     M: cross-attention maps of layers that work at one share of the latent's side → [B, 1, height, width].
     """
     maps = torch.stack([attn.map.float().mean(dim=1) for attn in M.values()]).mean(dim=0)  # [B, cells, 77]
-    return maps[..., list(positions)].sum(dim=-1).reshape(-1, 1, height, width)
+    # Slices, as the GPU would have to wait for a list of positions; the first one is for a word without any.
+    of_word = torch.cat([maps[..., :0], *(maps[..., i : i + 1] for i in positions)], dim=-1)
+    return of_word.sum(dim=-1).reshape(-1, 1, height, width)

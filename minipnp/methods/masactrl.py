@@ -76,13 +76,22 @@ def cells(latent: Sequence[int], at: float) -> tuple[int, int]:
     return int(latent[0] * at), int(latent[1] * at)
 
 
-def word_mask(word: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
-    """A word's map [B, 1, h, w] → [B, 1, *size], True where the object is: min–max normalised, nearest, ≥ threshold."""
+def normalised(word: Tensor) -> Tensor:
+    """A word's map [B, 1, h, w] with values from 0 to 1 in each row; NaN in a row of equal values."""
     low = word.amin((2, 3), keepdim=True)
     high = word.amax((2, 3), keepdim=True)
-    if not (high > low).all():
+    return (word - low) / (high - low)
+
+
+def check_attended(word: Tensor) -> None:
+    """Raises InputError for a normalised map that is NaN. It waits for the GPU, so it is called once in a step."""
+    if not word.isfinite().all():
         raise InputError("no part of the picture attends to the word more than another: give another word, or a mask")
-    return F.interpolate((word - low) / (high - low), size) >= threshold
+
+
+def word_mask(word: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """A word's normalised map [B, 1, h, w] → [B, 1, *size], True where the object is: nearest, ≥ threshold."""
+    return F.interpolate(word, size) >= threshold
 
 
 def same_side(queries: Tensor, keys: Tensor) -> Tensor:
@@ -94,24 +103,47 @@ def same_side(queries: Tensor, keys: Tensor) -> Tensor:
     return allowed | ~allowed.any(dim=1, keepdim=True)
 
 
-def mutual(
-    layer: Layer, source: Features, words: WordPositions | None, latent: Sequence[int], s: MasaCtrl, target: Features
-) -> Attn:
-    """What `layer` of the target's pass takes from the source's. target: the maps that its pass has given so far.
+class Mutual:
+    """What the layers of the target's pass take from the source's, in one step.
 
-    A mask is made of the maps of the layers before this one, of their last row: the conditional one in both passes.
+    A mask is made of the maps of the layers before, of their last row: the conditional one in both passes. Layers with
+    the same maps before them share the word's map, and at one resolution the mask.
     """
 
-    def mask(maps: Mapping[Layer, Attn], positions: Sequence[int]) -> Tensor:
-        word = word_map(maps, positions, *cells(latent, s.mask_share))[-1:]
-        return word_mask(word, cells(latent, share(layer)), s.threshold)
+    def __init__(self, source: Features, words: WordPositions | None, latent: Sequence[int], s: MasaCtrl):
+        self.source = source
+        self.words = words
+        self.latent = latent
+        self.s = s
+        self._seen: dict[int, Tensor] = {}  # by the number of maps
+        self._masks: dict[tuple[int, float], Tensor] = {}
 
-    k = source.A[layer].k
-    v = source.A[layer].v
-    maps_s, maps = ({before: a for before, a in M.items() if before < layer} for M in (source.M, target.M))
-    if words is None or not maps:
-        return Attn(k=k, v=v)
-    return Attn(k=k, v=v, mask=same_side(mask(maps, words[1]), mask(maps_s, words[0])))  # Eq. (6) to (8)
+    def __call__(self, layer: Layer, target: Features) -> Attn:
+        """For this layer. target: the maps that its pass has given so far."""
+        k = self.source.A[layer].k
+        v = self.source.A[layer].v
+        maps_s, maps = ({before: a for before, a in M.items() if before < layer} for M in (self.source.M, target.M))
+        if self.words is None or not maps:
+            return Attn(k=k, v=v)
+        n = len(maps)
+        at = share(layer)
+        if n not in self._seen:
+            self._seen[n] = self._word(maps_s, maps)
+        if (n, at) not in self._masks:
+            M_s, M = word_mask(self._seen[n], cells(self.latent, at), self.s.threshold)
+            self._masks[n, at] = same_side(M, M_s)  # Eq. (6) to (8)
+        return Attn(k=k, v=v, mask=self._masks[n, at])
+
+    def _word(self, maps_s: Mapping[Layer, Attn], maps: Mapping[Layer, Attn]) -> Tensor:
+        """Where the word is in the source, and in the target: [2, 1, h, w]."""
+        size = cells(self.latent, self.s.mask_share)
+        of_both = zip((maps_s, maps), self.words, strict=True)
+        return normalised(torch.cat([word_map(M, positions, *size)[-1:] for M, positions in of_both]))
+
+    def check(self) -> None:
+        """Raises InputError where a word that made a mask is nowhere."""
+        if self._seen:
+            check_attended(torch.cat([*self._seen.values()]))
 
 
 @torch.no_grad()
@@ -130,10 +162,14 @@ def masactrl(
     x = G.x_T
     for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
         edit = {}
+        mutual = None
         if i >= s.start_step:  # Eq. (5)
             _, source = unet.tap(G.latents[t], t, G.texts, Tap(k=s.layers, v=s.layers, M=maps), stop=True)
-            edit = {layer: partial(mutual, layer, source, words, latent, s) for layer in s.layers}
+            mutual = Mutual(source, words, latent, s)
+            edit = {layer: partial(mutual, layer) for layer in s.layers}
         e, _ = unet.tap(x, t, texts, Tap(M=maps), Features(A=edit))
+        if mutual is not None:
+            mutual.check()
         z = combine(e[1:], e[:1], s.scale)
         x = step(x, z, t, t_prev)
         yield t_prev, x

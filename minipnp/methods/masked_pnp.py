@@ -23,7 +23,7 @@ from minipnp.errors import InputError
 from minipnp.files.images import fit, read_image, to_tensor
 from minipnp.guidance import Guidance
 from minipnp.methods.maps import layers_at, share, word_map
-from minipnp.methods.masactrl import cells, check_mask, same_side, word_mask
+from minipnp.methods.masactrl import cells, check_attended, check_mask, normalised, same_side, word_mask
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
 from minipnp.methods.words import word_positions
@@ -116,7 +116,10 @@ def masked_plug_and_play(
             _, source = unet.tap(G.latents[t], t, where.source, Tap(M=maps), stop=True)
             seen_G = seen_G + word_map(source.M, where.in_source, *cells(latent, m.share))
             seen = seen + word_map(target.M, where.in_target, *cells(latent, m.share))
-            M = word_mask(seen_G, latent, m.threshold) | word_mask(seen, latent, m.threshold)
+            word = normalised(torch.cat([seen_G, seen]))
+            check_attended(word)
+            M_G, M_own = word_mask(word, latent, m.threshold).split(1)
+            M = M_G | M_own
         if m.latents:
             x = torch.where(M, x, G.x_0 if t_prev == CLEAN else G.latents[t_prev])
         yield t_prev, x
@@ -134,8 +137,9 @@ def given(mask: Tensor, x: Tensor) -> Tensor:
 
 def on_its_side(injected: Features, M: Tensor, layers: Sequence[Layer]) -> Features:
     """The same features, and in these layers a query may attend to the keys on its own side of M [1, 1, h, w] only."""
-    at = {layer: F.interpolate(M.float(), cells(M.shape[2:], share(layer))) for layer in layers}
-    masked = {layer: replace(injected.A.get(layer, Attn()), mask=same_side(at[layer], at[layer])) for layer in layers}
+    at = {size: F.interpolate(M.float(), cells(M.shape[2:], size)) for size in {share(layer) for layer in layers}}
+    sides = {size: same_side(mask, mask) for size, mask in at.items()}
+    masked = {layer: replace(injected.A.get(layer, Attn()), mask=sides[share(layer)]) for layer in layers}
     return injected._replace(A={**injected.A, **masked})
 
 

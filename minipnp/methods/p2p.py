@@ -131,17 +131,19 @@ class LocalBlend:
 
     def mask(self, sums: Tensor, size: Sequence[int]) -> Tensor:
         """B(M̄_t, w) ∪ B(M̄*_t, w*), less that of substruct: bool [1, 1, *size]. sums: `maps` of the steps so far."""
+        seen = (sums.flatten(1).amax(dim=1) > 0).tolist()  # here the GPU is waited for
+        for prompt, named, there in zip(2 * ("source", "target"), (*self.words, *self.substruct), seen, strict=True):
+            if named and not there:
+                raise InputError(f"local blend: nothing attends to {' '.join(named)!r} in the {prompt} prompt")
         inside = self._union(self.words, sums[:2], size, self.thresholds[0], pool=True)
         return inside & ~self._union(self.substruct, sums[2:], size, self.thresholds[1], pool=False)
 
     @staticmethod
     def _union(words: Sequence[Positions], sums: Tensor, size: Sequence[int], threshold: float, pool: bool) -> Tensor:
         union = torch.zeros(1, 1, *size, dtype=torch.bool, device=sums.device)
-        for prompt, named, m in zip(("source", "target"), words, sums, strict=True):
+        for named, m in zip(words, sums, strict=True):
             if not named:
                 continue
-            if not m.max() > 0:
-                raise InputError(f"local blend: nothing attends to {' '.join(named)!r} in the {prompt} prompt")
             if pool:
                 m = F.max_pool2d(m, kernel_size=3, stride=1, padding=1)
             m = F.interpolate(m, tuple(size), mode="nearest")
@@ -173,7 +175,7 @@ def prompt_to_prompt(
     """
     device = G.x_T.device
     in_step = windows(s.steps, s.cross_replace, words.shares)
-    edited = [c.to(device) if c.any() else None for c in in_step]  # None: no word is, in this step
+    edited = [c if there else None for c, there in zip(in_step.to(device), in_step.any(dim=1).tolist(), strict=True)]
     alignment = Alignment(*(x.to(device) for x in words.alignment))
     factors = equalizer(words.weights).to(device)
     blend = words.blend

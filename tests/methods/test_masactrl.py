@@ -19,7 +19,7 @@ from minipnp.files.images import fit, read_image, to_tensor
 from minipnp.guidance import Guidance, Inversion, guidance_from_latent, guidance_from_text
 from minipnp.layers import Attention
 from minipnp.methods.maps import layers_at, share
-from minipnp.methods.masactrl import MasaCtrl, masactrl, mutual, same_side, word_mask
+from minipnp.methods.masactrl import MasaCtrl, Mutual, check_attended, masactrl, normalised, same_side, word_mask
 from minipnp.methods.words import positions
 from minipnp.slots import Attn, Features, Tap, decoder
 from minipnp.unet import ATTENTIONS
@@ -78,7 +78,7 @@ def test_the_plain_attention(golden):
     q, k, v = (rows_of(d, f"plain.{name}", NULL_TARGET, TARGET) for name in "qkv")
     k_s, v_s = (rows_of(d, f"plain.{name}", NULL_SOURCE, SOURCE) for name in "kv")
     layer = decoder(6)[0]
-    slot = mutual(layer, Features(A={layer: Attn(k=k_s, v=v_s)}), None, (16, 16), MasaCtrl(), Features())
+    slot = Mutual(Features(A={layer: Attn(k=k_s, v=v_s)}), None, (16, 16), MasaCtrl())(layer, Features())
     for case, own in {"step3.att20": True, "step4.att18": True, "step4.att20": False, "step9.att30": False}.items():
         stored = d[f"plain.out.{case}.self"][[NULL_TARGET, TARGET]]
         assert relative(attend(q, Attn(k=k, v=v) if own else slot), stored) <= TOLERANCE, case
@@ -102,7 +102,7 @@ def test_the_attention_with_masks(golden, n, threshold):
     d = golden("masactrl")
     layer, source, target, q = masked_case(d, n)
     s = MasaCtrl(threshold=threshold, mask_share=1 / 2)  # maps of 16 × 16 in a latent of 32 × 32
-    slot = mutual(layer, source, ([2], [3, 4]), (32, 32), s, target)
+    slot = Mutual(source, ([2], [3, 4]), (32, 32), s)(layer, target)
     M_s, M = (d[f"mask.n{n}.thres{threshold}.{which}_mask_binary"].bool() for which in ("source", "target"))
     assert torch.equal(slot.mask, same_side(M, M_s)) and torch.equal(slot.mask, M[:, None] == M_s[None, :])
     stored = d[f"mask.n{n}.thres{threshold}.out"][[NULL_TARGET, TARGET]]
@@ -116,7 +116,7 @@ def test_without_maps_there_is_no_mask(golden, n):
     layer, source, target, q = masked_case(d, n)
     later = Features(M={ATTENTIONS[-1]: next(iter(target.M.values()))})  # a later layer's map is none yet
     for seen in (Features(), later):
-        slot = mutual(layer, source, ([2], [3, 4]), (32, 32), MasaCtrl(mask_share=1 / 2), seen)
+        slot = Mutual(source, ([2], [3, 4]), (32, 32), MasaCtrl(mask_share=1 / 2))(layer, seen)
         stored = d[f"mask.n{n}.out_without_cross_maps"][[NULL_TARGET, TARGET]]
         assert slot.mask is None and relative(attend(q, slot), stored) <= TOLERANCE
 
@@ -126,6 +126,7 @@ def test_without_maps_there_is_no_mask(golden, n):
 
 def test_foreground_is_taken_from_each_rows_own_range():
     word = torch.tensor([[[0.0, 0.1], [0.5, 1.0]], [[5.0, 5.1], [5.2, 5.3]]])[:, None]
+    word = normalised(word)
     assert word_mask(word, (2, 2), 0.5).flatten(1).tolist() == [[False, False, True, True], [False, False, True, True]]
     assert word_mask(word, (2, 4), 0.1)[0, 0].tolist() == [[False, False, True, True], [True] * 4]
 
@@ -143,7 +144,7 @@ def test_a_query_without_a_key_on_its_side_attends_to_all():
 def test_a_word_that_nothing_attends_to():
     for word in (torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.25), torch.full((1, 1, 4, 4), torch.nan)):
         with pytest.raises(InputError, match="another word"):
-            word_mask(word, (4, 4), 0.1)
+            check_attended(normalised(word))
 
 
 @pytest.mark.parametrize(
