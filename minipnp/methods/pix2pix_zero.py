@@ -10,6 +10,7 @@
 
 The maps of a step are used in that step and dropped: those of the source are computed again from its latents, where the
 authors keep all of them. The gradient reaches back through the network from its last map, for the conditional branch.
+On CUDA it is not deterministic: PyTorch's backward passes of attention and convolutions add up in no fixed order there.
 
 The paper's ablation, Table 2. A: SDEdit with the word swapped in the caption. B: inversion without regularisation (both
 λ 0), the word swap as Δc (see directions.py), amount 0. C: B with regularisation. D: C with Δc of many sentences. E: D
@@ -29,7 +30,7 @@ from minipnp.guidance import Guidance
 from minipnp.methods.directions import direction, load_direction, read_sentences, save_direction, sentences
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
-from minipnp.methods.regularised import Regularisation, gradient
+from minipnp.methods.regularised import Regularisation
 from minipnp.methods.words import pair_of
 from minipnp.options import PATH, PLACE, POSITIVE, SWITCH, Form, Options, option, scale_option, steps_option
 from minipnp.slots import Attn, Layer, Tap
@@ -106,8 +107,13 @@ def map_distance(M: Maps, M_ref: Maps) -> Tensor:
 
 
 def map_gradient(unet: UNet, x: Tensor, t: int, texts: Tensor, M_ref: Maps) -> Tensor:
-    """∇_x ‖M_t^edit − M_t^ref‖², of x's shape; where x has two rows, each of its own maps."""
-    return gradient(lambda x: map_distance(cross_maps(unet, x, t, texts), M_ref), x)
+    """∇_x ‖M_t^edit − M_t^ref‖², of x's shape, also where gradients are off; of two rows, each of its own maps."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (g,) = torch.autograd.grad(map_distance(cross_maps(unet, x, t, texts), M_ref), x)
+    if not g.isfinite().all():
+        raise InputError("a gradient became infinite: give a smaller amount, or use float32")
+    return g
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ default.
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -59,41 +59,52 @@ class Regularisation:
             raise InputError(f"inversion takes eps at 'next' or 'current', not {self.at!r}")
 
 
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """∇f at x, also where gradients are switched off around it."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (g,) = torch.autograd.grad(f(x), x)
-    if not g.isfinite().all():
-        raise InputError("a gradient became infinite: give a smaller lambda_ac, lambda_kl or amount, or use float32")
-    return g
+def gradient_ac(n: Tensor, shift: Shift, gain: float = 1.0) -> Tensor:
+    """∇L_ac at noise n [1, C, h, w]; L_ac = Σ a², a = mean of n·(n shifted, circularly), over channels, levels, axes.
+
+    Written out, as autograd would launch five times as many kernels for so little: each level has the gradient of its
+    own a², and of what it hands on to the next, a quarter of that cell's for each of the four in it.
+    """
+    pyramid = [n[0]]  # finest first, [C, h, w] each
+    while min(pyramid[-1].shape[1:]) > 8:
+        pyramid.append(gain * F.avg_pool2d(pyramid[-1], kernel_size=2))
+    shifts = [[shift(min(level.shape[1:]) // 2) for level in pyramid] for _ in n[0]]
+    g = None
+    for level, of_channels in reversed(list(zip(pyramid, zip(*shifts, strict=True), strict=True))):
+        own = sum(_gradient_of_axis(level, of_channels, axis) for axis in (1, 2))
+        if g is not None:
+            h, w = level.shape[1:]
+            spread = F.interpolate(gain / 4 * g[None], scale_factor=2.0)[0]
+            own = own + F.pad(spread, (0, w % 2, 0, h % 2))  # an odd side's last cells are in no mean
+        g = own
+    return g[None]
 
 
-def autocorrelation(n: Tensor, shift: Shift, gain: float = 1.0) -> Tensor:
-    """L_ac of noise n [1, C, h, w]: Σ (mean of n·(n shifted, circularly))², over channels, levels and both axes."""
-    loss = n.new_zeros(())
-    for level in n[0]:  # the finest of the pyramid of a channel, [h, w]
-        while True:
-            roll = shift(min(level.shape) // 2)
-            loss = loss + sum((level * level.roll(roll, axis)).mean() ** 2 for axis in (0, 1))
-            if min(level.shape) <= 8:
-                break
-            level = gain * F.avg_pool2d(level[None], kernel_size=2)[0]
-    return loss
+def _gradient_of_axis(level: Tensor, shifts: Sequence[int], axis: int) -> Tensor:
+    """∇a² of each channel of a level [C, h, w], along this axis: 2a·∇a, ∇a = (n shifted + n shifted back)/hw."""
+    side = level.shape[axis]
+    twice = torch.cat([level, level], dim=axis)  # of which a circular shift is a part
+    forth = torch.stack([n.narrow(axis - 1, side - roll, side) for n, roll in zip(twice, shifts, strict=True)])
+    back = torch.stack([n.narrow(axis - 1, roll, side) for n, roll in zip(twice, shifts, strict=True)])
+    a = (level * forth).mean(dim=(1, 2), keepdim=True)
+    return 2 / level[0].numel() * a * (forth + back)
 
 
-def kl(n: Tensor) -> Tensor:
-    """L_KL, times 2: σ² + μ² − 1 − log σ² of all of n."""
-    return n.var() + n.mean() ** 2 - 1 - torch.log(n.var() + 1e-7)
+def gradient_kl(n: Tensor) -> Tensor:
+    """∇L_KL at noise n; L_KL, times 2: σ² + μ² − 1 − log σ² of all of n."""
+    variance, mean = torch.var_mean(n)
+    return 2 * (1 - 1 / (variance + 1e-7)) / (n.numel() - 1) * (n - mean) + 2 / n.numel() * mean
 
 
 def regularised(e: Tensor, s: Regularisation, shift: Shift) -> Tensor:
     """e ← e − λ·∇L, `iterations` times."""
     for _ in range(s.iterations):
         for _ in range(s.rolls if s.lambda_ac else 0):
-            e = e - s.lambda_ac / s.rolls * gradient(lambda n: autocorrelation(n, shift, s.gain), e)
+            e = e - s.lambda_ac / s.rolls * gradient_ac(e, shift, s.gain)
         if s.lambda_kl:
-            e = e - s.lambda_kl * gradient(kl, e)
+            e = e - s.lambda_kl * gradient_kl(e)
+    if not e.isfinite().all():
+        raise InputError("a gradient became infinite: give a smaller lambda_ac or lambda_kl, or use float32")
     return e
 
 

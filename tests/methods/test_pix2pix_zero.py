@@ -6,7 +6,9 @@ what the method does to the result is above 0.2. CLOSE: float32 sums of the same
 
 import copy
 import math
+import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import torch
 from conftest import GOLDEN, relative
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 import minipnp
 from minipnp.ddim import ALPHA_BAR, guided, noise, sample, step, timesteps
@@ -24,7 +27,7 @@ from minipnp.methods import pix2pix_zero as method
 from minipnp.methods import regularised as inversion
 from minipnp.methods.directions import TEMPLATES, direction, load_direction, read_sentences, save_direction, sentences
 from minipnp.methods.pix2pix_zero import Pix2PixZero, cross_maps, map_distance, map_gradient, pix2pix_zero
-from minipnp.methods.regularised import Regularisation, autocorrelation, gradient, kl, regularised_inversion
+from minipnp.methods.regularised import Regularisation, gradient_ac, gradient_kl, regularised_inversion
 from minipnp.slots import Tap
 from minipnp.unet import ATTENTIONS
 
@@ -61,17 +64,52 @@ def seen(values, value):
 # ---- Sec. 3.1: the losses ----
 
 
+def autocorrelation(n, shift, gain=1.0):
+    """L_ac as it is defined: Σ (mean of n·(n shifted, circularly))², over channels, levels and both axes."""
+    loss = n.new_zeros(())
+    for level in n[0]:  # the finest of the pyramid of a channel, [h, w]
+        while True:
+            roll = shift(min(level.shape) // 2)
+            loss = loss + sum((level * level.roll(roll, axis)).mean() ** 2 for axis in (0, 1))
+            if min(level.shape) <= 8:
+                break
+            level = gain * F.avg_pool2d(level[None], kernel_size=2)[0]
+    return loss
+
+
+def kl(n):
+    """L_KL, times 2."""
+    return n.var() + n.mean() ** 2 - 1 - torch.log(n.var() + 1e-7)
+
+
+def by_autograd(loss, n):
+    n = n.detach().requires_grad_()
+    return torch.autograd.grad(loss(n), n)[0]
+
+
 @pytest.mark.parametrize("name", ["n16", "n16x24", "n64"])
 def test_losses_and_their_gradients(d, name):
     n, shifts = d[f"loss.{name}.x"], d[f"loss.{name}.auto_corr.shifts"]
     shift = recorded(shifts)
     assert relative(autocorrelation(n, shift), d[f"loss.{name}.auto_corr.value"]) <= TOLERANCE
     assert not list(shift.rest)  # as many draws as the authors make
-    got = gradient(lambda n: autocorrelation(n, recorded(shifts)), n)
-    assert relative(got, d[f"loss.{name}.auto_corr.grad"]) <= TOLERANCE
+    assert relative(gradient_ac(n, recorded(shifts)), d[f"loss.{name}.auto_corr.grad"]) <= TOLERANCE
     assert relative(autocorrelation(n, lambda _: 1), d[f"loss.{name}.auto_corr_shift1.value"]) <= TOLERANCE
     assert relative(kl(n), d[f"loss.{name}.kl.value"]) <= TOLERANCE
-    assert relative(gradient(kl, n), d[f"loss.{name}.kl.grad"]) <= TOLERANCE
+    assert relative(gradient_kl(n), d[f"loss.{name}.kl.grad"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("sides", [(16, 24), (8, 8), (19, 33), (64, 64)])
+@pytest.mark.parametrize("gain", [1.0, 2.0, 0.0])
+def test_the_gradients_that_are_written_out_are_those_of_the_losses(sides, gain):
+    """In float64, so that 1e-12 is a thousand roundings. Also of sides that do not halve. Each draw is made in turn."""
+    torch.manual_seed(0)
+    n = 3 * torch.randn(1, 4, *sides, dtype=torch.float64) + 0.5
+    ours, theirs = random.Random(1), random.Random(1)
+    got = gradient_ac(n, partial(ours.randrange, 1), gain)
+    assert relative(got, by_autograd(lambda n: autocorrelation(n, partial(theirs.randrange, 1), gain), n)) <= 1e-12
+    assert ours.random() == theirs.random()
+    assert relative(gradient_kl(n), by_autograd(kl, n)) <= 1e-12
 
 
 def test_autocorrelation_by_hand():
@@ -94,7 +132,7 @@ def test_a_tall_picture_is_not_shifted_by_its_own_width(d):
     tall = autocorrelation(n.transpose(2, 3), recorded(shifts))
     assert relative(tall, d["loss.n16x24.auto_corr.value"]) <= TOLERANCE
     asked = []
-    autocorrelation(torch.randn(1, 1, 64, 8), lambda n: asked.append(n) or 1)
+    gradient_ac(torch.randn(1, 1, 64, 8), lambda n: asked.append(n) or 1)
     assert asked == [4]
 
 
