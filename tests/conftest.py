@@ -1,11 +1,14 @@
 """What several test files share: the authors' small random network, and small inputs for it."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 # One thread: the networks here are small, and two that wait for each other on a busy machine take many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
+# The CPU, whatever else this machine has: results are compared to the bit. machine/test_device.py tests other devices.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch
@@ -16,6 +19,8 @@ from minipnp.files.configs import read_config
 from minipnp.files.tensors import TensorFile
 from minipnp.unet import UNet
 from minipnp.weights import UNET, load_network
+
+torch.backends.mps.is_available = cache(lambda: False)
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"
