@@ -30,11 +30,13 @@ from minipnp.layers import Attention, attend
 from minipnp.machine import kept, mps_attention, speed
 from minipnp.machine.mps_attention import attend_in_parts
 from minipnp.machine.speed import suit
+from minipnp.measure import metrics
 from minipnp.methods import masked_pnp
 from minipnp.methods.original import Original, Taking
 from minipnp.methods.registry import METHODS, edit
 from minipnp.slots import Features
 from minipnp.vae import SpatialAttention
+from tools.bench import __main__ as bench
 
 DTYPES = {"F16": torch.float16, "F32": torch.float32}
 PACKAGE = str(Path(minipnp.__file__).parent)
@@ -365,6 +367,17 @@ def test_float32_on_cuda_is_no_tf32_and_nothing_else_changes_that(tf32):
     assert tf32() == (True, True)
     with bundled("cuda", dtype="float32"):
         assert tf32() == (False, False)
+
+
+def test_what_is_measured_is_measured_in_float32(tf32, monkeypatch):
+    def asked(device):
+        raise KeyboardInterrupt
+
+    metrics.load_metrics((), "bundled", device="cuda")
+    assert tf32() == (False, False)
+    monkeypatch.setattr(bench, "exact_float32", asked)
+    with pytest.raises(KeyboardInterrupt):
+        bench.main(["--dtype=float32", "--start-up"])
 
 
 def test_compile_is_refused_where_it_cannot_work_or_is_of_no_use(monkeypatch):

@@ -18,6 +18,7 @@ from minipnp.errors import InputError
 from minipnp.files.images import fit, read_image, to_tensor
 from minipnp.guidance import Guidance, Inversion, guidance_from_latent, guidance_from_text
 from minipnp.layers import Attention
+from minipnp.methods import masactrl as module
 from minipnp.methods.maps import layers_at, share
 from minipnp.methods.masactrl import MasaCtrl, Mutual, check_attended, masactrl, normalised, same_side, word_mask
 from minipnp.methods.words import positions
@@ -122,6 +123,20 @@ def test_without_maps_there_is_no_mask(golden, n):
 
 
 # ---- masks ----
+
+
+def test_layers_with_the_same_maps_before_them_share_the_mask_of_their_resolution(golden, monkeypatch):
+    d, made = golden("masactrl"), []
+    monkeypatch.setattr(module, "same_side", lambda *masks: made.append(masks[0].shape[-1]) or same_side(*masks))
+    _, source, target, _ = masked_case(d, 1024)
+    layers = decoder(3, 4, 6, 7, 9, 10)  # of a latent of 32 × 32: two of each resolution, after all three maps
+    mutual = Mutual(
+        source._replace(A={layer: Attn() for layer in layers}), ([2], [3, 4]), (32, 32), MasaCtrl(mask_share=1 / 2)
+    )
+    masks = [mutual(layer, target).mask for layer in layers]
+    assert made == [8, 16, 32] and all(a is b for a, b in zip(masks[::2], masks[1::2], strict=True))
+    more = target._replace(M={**target.M, decoder(8)[0]: next(iter(target.M.values()))})
+    assert mutual(decoder(7)[0], more).mask is masks[2] and len(made) == 3
 
 
 def test_foreground_is_taken_from_each_rows_own_range():

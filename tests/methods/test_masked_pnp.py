@@ -124,6 +124,7 @@ def test_attention_stays_on_its_side(golden_unet, case):
         put = on_its_side(injected, mask > 0.5, LAYERS)
         _, used = golden_unet.tap(G.x_T, t, text, Tap(A=LAYERS), put)
     assert put.f is injected.f
+    assert len({id(put.A[layer].mask) for layer in LAYERS}) == len({share(layer) for layer in LAYERS})  # made once
     for layer in LAYERS:
         inside = F.interpolate(mask, scale_factor=share(layer)).flatten() > 0.5
         across = inside[:, None] != inside[None, :]

@@ -251,7 +251,8 @@ def test_clean_keeps_results(project):
 def test_every_package_is_pinned():
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    wanted = setup["options"]["install_requires"].split() + setup["options.extras_require"]["test"].split()
+    needed = setup["options"]["install_requires"], setup["options.extras_require"]["test"]
+    wanted = [line for lines in needed for line in lines.strip().splitlines()]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins)
