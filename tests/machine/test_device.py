@@ -4,6 +4,7 @@ Tensors that have a device but no numbers (FakeTensorMode) take the real code th
 than its partners raises, and a mode on top notes where the host waits for the device.
 """
 
+import os
 import sys
 from collections import Counter
 from contextlib import contextmanager
@@ -348,7 +349,8 @@ def test_cuda_without_a_number_is_the_process_s_own_gpu(monkeypatch):
 
 
 def test_the_tests_run_on_the_cpu():
-    assert pick_device() == CPU
+    """Also where there is a GPU, which this hides, from the processes that tests start too."""
+    assert pick_device() == CPU and os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Bit-identical is torch.equal: the same operations in the same order. Where a sum
 result's norm is ten float32 roundings; five steps at guidance 7.5 make 1e-4 of that, as in test_golden.py.
 """
 
+import warnings
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -394,7 +395,8 @@ def test_a_picture_that_memory_is_too_short_for_is_decoded_in_tiles_and_it_is_sa
 
 def test_another_error_of_the_decoder_is_not_taken_for_a_lack_of_memory(bundled, monkeypatch):
     monkeypatch.setattr(bundled.vae, "decode", lambda x0: torch.zeros(2) @ torch.zeros(3))
-    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+    with warnings.catch_warnings(), pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        warnings.simplefilter("error")  # no word of tiles
         bundled.decode(bundled.noise(8, 8, 0))
 
 

@@ -128,15 +128,16 @@ def test_without_maps_there_is_no_mask(golden, n):
 def test_layers_with_the_same_maps_before_them_share_the_mask_of_their_resolution(golden, monkeypatch):
     d, made = golden("masactrl"), []
     monkeypatch.setattr(module, "same_side", lambda *masks: made.append(masks[0].shape[-1]) or same_side(*masks))
+    monkeypatch.setattr(module, "normalised", lambda word: made.append("word") or normalised(word))
     _, source, target, _ = masked_case(d, 1024)
     layers = decoder(3, 4, 6, 7, 9, 10)  # of a latent of 32 × 32: two of each resolution, after all three maps
     mutual = Mutual(
         source._replace(A={layer: Attn() for layer in layers}), ([2], [3, 4]), (32, 32), MasaCtrl(mask_share=1 / 2)
     )
     masks = [mutual(layer, target).mask for layer in layers]
-    assert made == [8, 16, 32] and all(a is b for a, b in zip(masks[::2], masks[1::2], strict=True))
+    assert made == ["word", 8, 16, 32] and all(a is b for a, b in zip(masks[::2], masks[1::2], strict=True))
     more = target._replace(M={**target.M, decoder(8)[0]: next(iter(target.M.values()))})
-    assert mutual(decoder(7)[0], more).mask is masks[2] and len(made) == 3
+    assert mutual(decoder(7)[0], more).mask is masks[2] and len(made) == 4
 
 
 def test_foreground_is_taken_from_each_rows_own_range():
