@@ -24,7 +24,9 @@ def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
     n = max(len(q), len(k), len(v))
     d = q.shape[-1]
     size = next((size for size in FUSED if size >= d), d)
-    q, k, v = (repeated(F.pad(x, (0, size - d)), n) for x in (q, k, v))
+    if size > d:
+        q, k, v = (F.pad(x, (0, size - d)) for x in (q, k, v))
+    q, k, v = (repeated(x, n) for x in (q, k, v))
     queries = q.shape[2]
     part = queries
     if size not in FUSED or mask is not None:
