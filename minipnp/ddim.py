@@ -7,6 +7,7 @@ taken. All x are float32 latents [B, 4, H, W], `eps(x, t)` is a network with its
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -23,11 +24,48 @@ CLEAN = 0  # the level of a picture: SD-1.x takes ᾱ_0 = 0.99915 for it, not 1
 Eps = Callable[[Tensor, int], Tensor]
 
 
-def timesteps(n: int) -> list[int]:
-    """n levels, noisiest first: 981, 961, …, 1 for n = 50. n is 1 to 999: 1000 would begin at a t that is not there."""
-    if not 1 <= n <= 999:
-        raise InputError(f"{n} steps: give a number from 1 to 999")
-    return [1 + i * (1000 // n) for i in reversed(range(n))]
+SPACINGS = ("leading", "trailing")
+
+
+def timesteps(n: int, spacing: str = "leading") -> list[int]:
+    """n levels, noisiest first.
+
+    "leading": 981, 961, …, 1 for n = 50, as SD-1.x was published. n is 1 to 999: 1000 would begin at a t that is not
+    there. Where n is small or does not divide 1000, the first level is far from pure noise: 667 for n = 334.
+    "trailing": 999, 979, …, 19 for n = 50: round(1000 − i·1000/n) − 1, the last n of "Common Diffusion Noise Schedules
+    and Sample Steps are Flawed" (Lin et al. 2024), as diffusers has it. Every n, 1 to 666, begins at pure noise.
+    """
+    if spacing == "leading" and 1 <= n <= 999:
+        return [1 + i * (1000 // n) for i in reversed(range(n))]
+    if spacing == "trailing" and 1 <= n <= 666:  # of 667 the last level would be the clean one
+        return [round(level) - 1 for level in np.arange(1000, 0, -1000 / n).tolist()]
+    if spacing not in SPACINGS:
+        raise InputError(f"timesteps {spacing!r}: give {' or '.join(SPACINGS)}")
+    raise InputError(
+        f"{n} steps: give a number from 1 to {999 if spacing == 'leading' else '666 for trailing timesteps'}"
+    )
+
+
+NOISY = 900  # the least t whose latents are near enough to pure noise to be replaced by it
+FEW = 9  # steps up to this number begin lower with the published levels, and are coarse in any case
+
+
+def check_start(levels: list[int], inverted: bool = False) -> None:
+    """Looks at the first level of a run, which begins with pure noise, or with an inverted picture.
+
+    InputError: with noise, in 10 steps or more, at a level that is far below pure noise. Warns where fewer steps do so,
+    and where the edit of an inverted picture begins at such a level, at which much of the picture is settled.
+    """
+    if levels[0] >= NOISY:
+        return
+    begins = f"{len(levels)} step{'s' * (len(levels) > 1)} begin at t = {levels[0]}"
+    remedy = "--timesteps trailing begins at 999"
+    if inverted:
+        warnings.warn(f"{begins}, where much of the picture is settled already: {remedy}", stacklevel=2)
+    elif len(levels) <= FEW:
+        warnings.warn(f"{begins}, not at pure noise: {remedy}", stacklevel=2)
+    else:
+        raise InputError(f"{begins}, not at pure noise: give --timesteps trailing, or 50, 100, 200, 250 or 999 steps")
 
 
 def pairs(levels: list[int]) -> list[tuple[int, int]]:

@@ -8,9 +8,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from minipnp.ddim import CLEAN, check_at, guided, invert, residual, sample, timesteps
+from minipnp.ddim import CLEAN, SPACINGS, check_at, check_start, guided, invert, residual, sample, timesteps
 from minipnp.errors import InputError
-from minipnp.options import COUNT, STEPS, Options, choice, option
+from minipnp.options import COUNT, STEPS, Options, Stepped, choice, option
 from minipnp.slots import Features, Tap
 from minipnp.unet import UNet
 
@@ -41,24 +41,37 @@ class Guidance:
     resampled: bool = False
     features: Mapping[int, Features] = field(default_factory=dict)
 
-    def levels(self, steps: int) -> list[int]:
-        """`timesteps(steps)`, of the edit. Raises InputError where the guidance was made for another one."""
-        levels = timesteps(steps)
-        if set(levels) != set(self.latents):
-            raise InputError(f"the guidance was made for an edit in {len(self.latents)} steps, not in {steps}")
-        return levels
+    def levels(self, edit: Stepped) -> list[int]:
+        """The levels of the edit. Raises InputError where the guidance was made for another one."""
+        if set(edit.levels) != set(self.latents):
+            raise InputError(
+                f"the guidance was made for an edit in {len(self.latents)} steps, "
+                f"not in {edit.steps} with {edit.spacing} timesteps"
+            )
+        return edit.levels
 
-    def for_steps(self, steps: int) -> "Guidance":
-        """This guidance for an edit in so many steps, where it has their levels. InputError: it has not.
+    def serves(self, edit: Stepped) -> bool:
+        """Whether it has the levels of the edit.
 
         Latents that were sampled again from x_T belong to the steps they were sampled in.
         """
-        levels = timesteps(steps)
-        there = len(self.latents)
-        if not self.latents.keys() >= set(levels) or (self.resampled and steps != there):
-            raise InputError(f"made for an edit in {there} steps: give --steps {there}, or `minipnp invert` again")
-        x_T = self.x_T if self.resampled else self.latents[levels[0]]
-        return replace(self, latents={t: self.latents[t] for t in levels}, x_T=x_T)
+        levels = set(edit.levels)
+        return levels == self.latents.keys() or (not self.resampled and levels <= self.latents.keys())
+
+    def for_edit(self, edit: Stepped) -> "Guidance":
+        """This guidance for an edit, where it has its levels. InputError: it has not."""
+        if not self.serves(edit):
+            raise InputError(f"it does not serve {edit.steps} steps with {edit.spacing} timesteps: {self.served()}")
+        check_start(edit.levels, inverted=True)
+        x_T = self.x_T if self.resampled else self.latents[edit.levels[0]]
+        return replace(self, latents={t: self.latents[t] for t in edit.levels}, x_T=x_T)
+
+    def served(self) -> str:
+        """What to give for an edit that it serves."""
+        edits = (Stepped(n, spacing=spacing) for spacing in SPACINGS for n in range(len(self.latents), 0, -1))
+        most, *fewer = (edit for edit in edits if self.serves(edit))
+        also = f" (also served: {', '.join(str(edit.steps) for edit in fewer)})" if fewer else ""
+        return f"give --steps {most.steps} --timesteps {most.spacing}{also}, or `minipnp invert` again"
 
 
 @dataclass(frozen=True)
@@ -78,23 +91,24 @@ class Inversion(Options):
         super().__post_init__()
         check_at(self.at, self.iterations)
 
-    def steps_for(self, edit_steps: int) -> int:
-        return self.steps or edit_steps
-
-    def record_for(self, edit_steps: int) -> dict[str, object]:
+    def record_for(self, edit: Stepped) -> dict[str, object]:
         """Its record, with the number of steps that it has for such an edit."""
-        return self.record() | {"inversion_steps": self.steps_for(edit_steps)}
+        return self.record() | {"inversion_steps": self.steps or edit.steps}
 
-    def schedule(self, edit_steps: int) -> tuple[list[int], list[int]]:
-        """The levels of the inversion, and of the resampling (none: []), for an edit in so many steps, noisiest first.
+    def schedule(self, s: Stepped) -> tuple[list[int], list[int]]:
+        """The levels of the inversion, and of the resampling (none: []), for an edit, noisiest first.
 
-        Where the edit has levels that the inversion has not, the source is resampled in edit_steps.
+        Where the edit has levels that the inversion has not, the source is resampled at those of the edit.
         """
-        edit = timesteps(edit_steps)
-        up = timesteps(self.steps_for(edit_steps))
-        down = [] if set(edit) <= set(up) and not self.resample else timesteps(self.resample or edit_steps)
+
+        def levels(steps: int) -> list[int]:
+            return timesteps(steps, "leading" if steps == 999 else s.spacing)  # 999 are all there are
+
+        edit = s.levels
+        up = levels(self.steps or s.steps)
+        down = [] if set(edit) <= set(up) and not self.resample else levels(self.resample or s.steps)
         if down and not set(edit) <= set(down):
-            raise InputError(f"resampling in {len(down)} steps misses levels: give {edit_steps} steps, or 999")
+            raise InputError(f"resampling in {len(down)} steps misses levels: give {s.steps} steps, or 999")
         # Where the inversion ends: with `resample` at its last level, else at the one nearest to the edit's first.
         start = up[0] if self.resample else min(up, key=lambda t: abs(t - edit[0]))
         # A resampling takes that latent for one of level down[0]: 951 (of 20 steps) for 981 (of 50) is near enough.
@@ -103,19 +117,19 @@ class Inversion(Options):
             raise InputError(f"inverted to t = {start}, not near {down[0]}: give {len(down)} inversion steps, or 999")
         return [t for t in up if t <= start], down
 
-    def keeps_features(self, edit_steps: int) -> bool:
+    def keeps_features(self, edit: Stepped) -> bool:
         """Whether the inversion's own passes are at the latents that the edit reads, or as near as makes no difference.
 
         Their features then serve the edit, which makes no passes for the guidance (docs/performance.md).
         """
-        return self.at != "next" or bool(self.schedule(edit_steps)[1])
+        return self.at != "next" or bool(self.schedule(edit)[1])
 
 
 def guidance_from_latent(
     unet: UNet,
     x_0: Tensor,
     null: Tensor,
-    edit_steps: int,
+    edit: Stepped,
     how: Inversion = Inversion(),
     progress: Progress = silent,
     keep: Mapping[int, Tap] = MappingProxyType({}),
@@ -127,8 +141,9 @@ def guidance_from_latent(
     the guidance image. Where ε is taken at "current", or the source is resampled, the inversion's passes are at x^G_t
     itself, and the features are exact; else they are taken at the last iterate before x^G_t, and near to it.
     """
-    edit = timesteps(edit_steps)
-    up, down = how.schedule(edit_steps)
+    levels = edit.levels
+    check_start(levels, inverted=True)
+    up, down = how.schedule(edit)
     features = {} if features is None else features
     wanted = {} if down else keep
 
@@ -139,14 +154,14 @@ def guidance_from_latent(
         return e
 
     inverting = progress(invert(eps, x_0, up, how.at, how.iterations), len(up), "inversion")
-    latents = {t: x for t, x in inverting if t in edit or t == up[0]}
+    latents = {t: x for t, x in inverting if t in levels or t == up[0]}
     x_T = latents[up[0]]
     if up[0] in wanted and how.at == "current":  # the one level at which the inversion has no evaluation
         eps(x_T, up[0])
     if down:
         wanted = keep
-        latents = _resample(eps, x_T, down, edit, progress, "resampling")
-    return Guidance({t: latents[t] for t in edit}, x_T, x_0, null, bool(down), features)
+        latents = _resample(eps, x_T, down, levels, progress, "resampling")
+    return Guidance({t: latents[t] for t in levels}, x_T, x_0, null, bool(down), features)
 
 
 def guidance_from_text(
@@ -154,7 +169,7 @@ def guidance_from_text(
     x_T: Tensor,
     source: Tensor,
     null: Tensor,
-    edit_steps: int,
+    edit: Stepped,
     scale: float = SOURCE_SCALE,
     both: bool = False,
     progress: Progress = silent,
@@ -168,8 +183,7 @@ def guidance_from_text(
     def eps(x: Tensor, t: int) -> Tensor:
         return guided(unet, x, t, source, null, scale)
 
-    levels = timesteps(edit_steps)
-    latents = _resample(eps, x_T, levels, [*levels, CLEAN], progress, "guidance")
+    latents = _resample(eps, x_T, edit.levels, [*edit.levels, CLEAN], progress, "guidance")
     x_0 = latents.pop(CLEAN)
     return Guidance(latents, x_T, x_0, torch.cat([null, source]) if both else source, resampled=True)
 

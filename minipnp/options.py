@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, TypeVar
 
+from minipnp.ddim import SPACINGS, timesteps
 from minipnp.errors import InputError
 from minipnp.slots import Layer, decoder
 
@@ -61,9 +62,11 @@ class Option:
             raise InputError(f"{self.name} = {value!r}: give {self.form.says}") from None
 
 
-def option(default: Any, help: str, form: Form, name: str | None = None, flag: str | None = None) -> Any:
+def option(
+    default: Any, help: str, form: Form, name: str | None = None, flag: str | None = None, kw_only: bool = False
+) -> Any:
     """A field that is an option. name, flag: where they differ from the field's own name."""
-    return field(default=default, metadata={"option": (help, form, name, flag)})
+    return field(default=default, kw_only=kw_only, metadata={"option": (help, form, name, flag)})
 
 
 Settings = TypeVar("Settings", bound="Options")
@@ -90,10 +93,11 @@ class Options:
         values = {o.name: (o.form, getattr(self, o.field)) for o in options_of(type(self))}
         return {name: None if value is None else form.write(value) for name, (form, value) in values.items()}
 
-    def files(self) -> list[str]:
-        """The files that the values name, whose contents decide on the result too."""
-        values = [(o.form, getattr(self, o.field)) for o in options_of(type(self))]
-        return [file for form, value in values if value is not None for file in form.files(value)]
+    def files(self) -> dict[str, list[str]]:
+        """The files that a value names, whose contents decide on the result: by the names of such options."""
+        values = {o.name: (o.form, getattr(self, o.field)) for o in options_of(type(self))}
+        named = {name: form.files(value) for name, (form, value) in values.items() if value is not None}
+        return {name: files for name, files in named.items() if files}
 
 
 @cache
@@ -223,9 +227,27 @@ PLACE = replace(TEXT, says="a path", read=os.path.expanduser, metavar="PATH")  #
 PATH = replace(PLACE, files=lambda value: [value])  # of a file whose contents decide on the result
 
 
-def steps_option() -> Any:
-    """The number of steps, which every method has."""
-    return option(50, "steps of the edit", STEPS)
+@dataclass(frozen=True)
+class Stepped(Options):
+    """The settings that every edit and every sampling has: how many steps, and at which levels of noise they are."""
+
+    steps: int = option(50, "steps of the edit", STEPS)
+    spacing: str = option(
+        "leading",
+        "levels of the steps: leading, as published (981, 961, … of 50), or trailing, from pure noise (999, 979, …)",
+        choice(*SPACINGS),
+        name="timesteps",
+        kw_only=True,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        timesteps(self.steps, self.spacing)
+
+    @property
+    def levels(self) -> list[int]:
+        """The levels, noisiest first."""
+        return timesteps(self.steps, self.spacing)
 
 
 def scale_option(default: float) -> Any:

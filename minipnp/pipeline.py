@@ -5,13 +5,14 @@ G = minipnp.guidance_from_picture(sd, picture)
 pictures = minipnp.translate(sd, G, ["a flat icon of a cow on a blue background"])
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minipnp.ddim import guided, sample, timesteps
+from minipnp.ddim import check_start, guided, sample
 from minipnp.errors import InputError
 from minipnp.guidance import (
     SOURCE_SCALE,
@@ -23,7 +24,7 @@ from minipnp.guidance import (
     silent,
 )
 from minipnp.model import StableDiffusion
-from minipnp.options import SEED, Options, option, scale_option, steps_option, whole
+from minipnp.options import SEED, Stepped, option, scale_option, whole
 from minipnp.pnp import PnP, plug_and_play
 
 
@@ -31,7 +32,7 @@ from minipnp.pnp import PnP, plug_and_play
 def guidance_from_picture(
     sd: StableDiffusion,
     picture: Tensor,
-    edit_steps: int = PnP.steps,
+    edit: Stepped = Stepped(),
     how: Inversion = Inversion(),
     vae_seed: int | None = None,
     progress: Progress = silent,
@@ -39,14 +40,14 @@ def guidance_from_picture(
 ) -> Guidance:
     """picture: [1, 3, H, W] in [−1, 1], sides multiples of sd.multiple. vae_seed: encode to a sample, not the mean.
 
-    edit_steps: of the edit to come, as in its settings. keep: the features that an edit with these settings reads are
-    kept, and it needs no passes of its own for them; exact or near as `guidance_from_latent` says.
+    edit: the settings of the edit to come, or `Stepped` with its steps. keep: the features that an edit with these
+    settings reads are kept, and it needs no passes of its own for them; exact or near as `guidance_from_latent` says.
     """
     check_sides(sd, *picture.shape[2:])
     taps = keep.taps() if keep else {}
     x_0 = sd.encode(picture, vae_seed)
     null = sd.embed("")
-    return guidance_from_latent(sd.unet, x_0, null, edit_steps, how, progress, taps, sd.keeper(len(taps)))
+    return guidance_from_latent(sd.unet, x_0, null, edit, how, progress, taps, sd.keeper(len(taps)))
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def guidance_from_prompt(
     sd: StableDiffusion,
     prompt: str,
     seed: int,
-    edit_steps: int = PnP.steps,
+    edit: Stepped = Stepped(),
     scale: float = SOURCE_SCALE,
     both: bool = False,
     height: int | None = None,
@@ -62,8 +63,8 @@ def guidance_from_prompt(
     progress: Progress = silent,
 ) -> Guidance:
     """A generated guidance picture: no inversion is needed. height, width: pixels, by default sd.size."""
-    x_T = start(sd, height or sd.size, width or sd.size, seed, edit_steps)
-    return guidance_from_text(sd.unet, x_T, sd.embed(prompt), sd.embed(""), edit_steps, scale, both, progress)
+    x_T = start(sd, height or sd.size, width or sd.size, seed, edit)
+    return guidance_from_text(sd.unet, x_T, sd.embed(prompt), sd.embed(""), edit, scale, both, progress)
 
 
 @torch.no_grad()
@@ -98,7 +99,7 @@ def random_start(sd: StableDiffusion, G: Guidance, settings: PnP) -> Tensor | No
     """The noise that an edit starts from in the place of the guidance's x_T; None: it starts from that."""
     if settings.random_start is None:
         return None
-    check_noise(settings.steps)
+    check_start(settings.levels)
     return sd.noise(*G.x_T.shape[2:], settings.random_start)
 
 
@@ -112,10 +113,9 @@ def reconstruct(sd: StableDiffusion, G: Guidance, progress: Progress = silent) -
 
 
 @dataclass(frozen=True)
-class Sampling(Options):
+class Sampling(Stepped):
     """How a picture is drawn from text alone."""
 
-    steps: int = steps_option()
     scale: float = scale_option(7.5)
     seed: int = option(0, "seed of the noise", SEED)
     width: int | None = option(None, "width in pixels (default: the model's own)", whole(1))
@@ -132,28 +132,27 @@ def draw(
 ) -> Tensor:
     """A picture from text alone: [1, 3, H, W], about [−1, 1]. settings: by default what the model advises."""
     s = settings or sd.advised(Sampling)
-    x_T = start(sd, s.height or sd.size, s.width or sd.size, s.seed, s.steps)
+    x_T = start(sd, s.height or sd.size, s.width or sd.size, s.seed, s)
     text = sd.embed(prompt)
     null = sd.embed(negative or "")
-    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, s.scale), x_T, timesteps(s.steps))
+    denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, s.scale), x_T, s.levels)
     *_, (_, x_0) = progress(denoising, s.steps, "sampling")
     return sd.decode(x_0)
 
 
-def check_noise(steps: int) -> None:
-    """InputError: a sampling in so many steps cannot begin with pure noise, for its first level is far below that."""
-    first = timesteps(steps)[0]
-    if steps > 100 and first < 900:  # up to 9 steps begin lower too, and are coarse in any case
-        raise InputError(f"{steps} steps begin at t = {first}, not at pure noise: give 100, 200, 250, 500 or 999")
-
-
-def start(sd: StableDiffusion, height: int, width: int, seed: int, steps: int) -> Tensor:
-    """x_T ~ N(0, 1) for a picture of this size in pixels, to be sampled in so many steps."""
+def start(sd: StableDiffusion, height: int, width: int, seed: int, edit: Stepped) -> Tensor:
+    """x_T ~ N(0, 1) for a picture of this size in pixels, to be sampled in these steps."""
     check_sides(sd, height, width)
-    check_noise(steps)
+    check_start(edit.levels)
     return sd.noise(height // sd.vae.config.factor, width // sd.vae.config.factor, seed)
+
+
+SUITS = 1.5  # times the short side that a model was trained on, or one part of it: sizes that it draws well enough
 
 
 def check_sides(sd: StableDiffusion, height: int, width: int) -> None:
     if height < 1 or width < 1 or height % sd.multiple or width % sd.multiple:
         raise InputError(f"{width} × {height} pixels: both sides must be multiples of {sd.multiple}")
+    short = min(height, width)
+    if not sd.size / SUITS <= short <= sd.size * SUITS:
+        warnings.warn(f"the model was trained on {sd.size} pixels and draws badly on {short}", stacklevel=2)

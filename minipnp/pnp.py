@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minipnp.ddim import guided, pairs, step, timesteps
+from minipnp.ddim import guided, pairs, step
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance
-from minipnp.options import LAYERS, SEED, SHARE, SWITCH, Options, choice, option, scale_option, steps_option
+from minipnp.options import LAYERS, SEED, SHARE, SWITCH, Stepped, choice, option, scale_option
 from minipnp.slots import Features, Layer, Tap, decoder
 from minipnp.unet import ATTENTIONS, TABLE, UNet
 
@@ -27,14 +27,13 @@ ALPHA_SCHEDULES: dict[str, Callable[[float, float], float]] = {  # α and the sh
 
 
 @dataclass(frozen=True)
-class PnP(Options):
+class PnP(Stepped):
     """The settings of an edit. The defaults are those of pnp-diffusers.
 
     Shares of the steps count from the noisiest. alpha: 1 weighs only ∅, 0 only P_n. alpha_schedule: α stays
     ("constant") or falls, to 0 ("linear") or to α/e⁶ ("exp"). random_start is drawn by the caller (pipeline.py).
     """
 
-    steps: int = steps_option()
     tau_f: float = option(0.8, "share of the steps in which features f are injected", SHARE)
     tau_A: float = option(0.5, "share of the steps in which self-attention A is injected", SHARE)
     scale: float = scale_option(7.5)
@@ -65,7 +64,7 @@ class PnP(Options):
 
     def taps(self) -> dict[int, Tap]:
         """The same by level, for the steps that take something: what is worth keeping while the guidance is made."""
-        return {t: self.tap(i) for i, t in enumerate(timesteps(self.steps)) if self.tap(i).last is not None}
+        return {t: self.tap(i) for i, t in enumerate(self.levels) if self.tap(i).last is not None}
 
     def alphas(self) -> list[float]:
         """α of Eq. (6) for each step."""
@@ -85,12 +84,12 @@ def plug_and_play(
 ) -> Iterator[tuple[int, Tensor]]:
     """Algorithm 1 for each of the target `texts` [1, 77, width], which share the guidance's passes.
 
-    G: made for s.steps. null, negative: embeddings of the empty and of the negative prompt. x_T: another start than
-    G's. Yields (level, latents [number of texts, 4, h, w]) after each step; the last ones are x*_0.
+    G: made for the levels of s. null, negative: embeddings of the empty and of the negative prompt. x_T: another start
+    than G's. Yields (level, latents [number of texts, 4, h, w]) after each step; the last ones are x*_0.
     """
     alphas = s.alphas()
     x = [G.x_T if x_T is None else x_T for _ in texts]  # x*_T ← x^G_T
-    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s))):
         injected = guidance_features(unet, G, i, t, s)
         for j, P in enumerate(texts):
             # z*_{t−1} ← ε̂_θ(x*_t, P, t; f*_t, {A*^l_t}), Eq. (3) and (4)

@@ -33,6 +33,10 @@ def _open_clip_bpe():
     return module.SimpleTokenizer()
 
 
+# What web UIs read in a prompt: weights (word:1.3), ((word)), [word:0.5], parts of models <lora:name:0.8>.
+SYNTAX = re.compile(r"<\w+:[^<>]*>|\([^()]*:\s*[\d.]+\)|\(\([^()]*\)\)|\[[^\[\]]*:\s*[\d.]+\]|\bembedding:\S+")
+
+
 def _bounded(word: str) -> str:
     """A pattern that finds the word where no letter or digit goes on with it."""
     before = r"(?<!\w)" if re.match(r"\w", word) else ""
@@ -53,9 +57,14 @@ class Tokenizer:
         self.bpe.clean_fn = str
 
     def __call__(self, *prompts: str) -> torch.LongTensor:
-        """Rows [n, 77]. A prompt over 75 tokens is cut, with a warning that quotes the cut. InputError: not UTF-8."""
+        """Rows [n, 77]. InputError: not UTF-8.
+
+        Warns of a prompt over 75 tokens, which is cut, and of weights and parts of models as web UIs write them.
+        """
         rows = []
-        for ids in map(self.encode, prompts):
+        for prompt, ids in zip(prompts, map(self.encode, prompts), strict=True):
+            if syntax := SYNTAX.findall(prompt):
+                warnings.warn(f"{' '.join(syntax)} is read letter by letter: it is no weight and no LoRA", stacklevel=2)
             if len(ids) > ROOM:
                 warnings.warn(f"prompt is over {ROOM} tokens; not read: {self.decode(ids[ROOM:])!r}", stacklevel=2)
             rows.append(([BEGIN] + ids[:ROOM] + [END] * LENGTH)[:LENGTH])

@@ -16,6 +16,7 @@ from minipnp.app.options import (
     add_inversion_options,
     add_model_options,
     add_option,
+    add_options,
     add_pictures,
     add_taking_options,
     by_method,
@@ -33,13 +34,11 @@ from minipnp.files.names import slug, stem
 from minipnp.guidance import Inversion
 from minipnp.measure.benchmarks import Pair
 from minipnp.measure.edges import edge_correlation
-from minipnp.measure.evaluation import STEPS
 from minipnp.measure.runs import COMPARED, RUNS, check_runs, run_on
 from minipnp.methods.original import Original, Taking
 from minipnp.methods.registry import METHODS
 from minipnp.model import StableDiffusion
-from minipnp.options import PLACE, TEXT
-from minipnp.options import STEPS as STEPS_FORM
+from minipnp.options import PLACE, TEXT, Stepped
 from minipnp.pipeline import check_sides
 from minipnp.pnp import PnP
 from minipnp.see.sheet import sheet
@@ -71,7 +70,7 @@ def compare_options(here: Parser) -> None:
     add(here, "--negative", "what to keep away from, instead of the empty prompt", TEXT)
     add(here, "--word", "the object: horse, or horse=cow for the source's and the prompt's", TEXT)
     add(here, "--methods", f"any of {', '.join(RUNS)} (default: {','.join(COMPARED)})", words(*RUNS))
-    add(here, "--steps", f"steps of every method (default: {STEPS})", STEPS_FORM)
+    add_options(here, Stepped)
     (_, blend_threshold), *_ = by_method()["blend_threshold"]
     add_option(here, blend_threshold)
     add(here, "--out", "a folder, or NAME.png (default: out/PICTURE'S NAME-compare)", PLACE)
@@ -108,10 +107,10 @@ def compare_command(given: dict, argv: list[str]) -> int:
             (label, f"{seconds:.1f}", f"{psnr(image, picture):.1f}", f"{likeness(image, picture):.2f}")
             for label, image, seconds in made
         ]
-        round_trip = to_image(o.picture(given.get("steps", STEPS)))
+        round_trip = to_image(o.picture(Stepped.given(given)))
         cells = [("source", picture), ("VAE round trip", round_trip), *((label, image) for label, image, _ in made)]
-        chosen = {name: given.get(name) for name in ("negative", "blend_threshold", "word", "steps")}
-        about |= {"prompts": [given["prompt"]], "methods": list(names)}
+        chosen = {name: given.get(name) for name in ("negative", "blend_threshold", "word")}
+        about |= {"prompts": [given["prompt"]], "methods": list(names)} | Stepped.given(given).record()
         settings = about | chosen | advised.options | model
         table = as_table(("method", "seconds", "PSNR", "edges"), rows)
         for line in table.splitlines():
@@ -126,7 +125,7 @@ def made_by_all(
     names: tuple[str, ...], given: dict, advised: Advice, o: Original, log: Log
 ) -> list[tuple[str, Image, float]]:
     """(label, picture, seconds) of each method. What methods share, such as an inversion, counts for the first."""
-    shared = {name: given[name] for name in ("steps", "blend_threshold") if name in given}
+    shared = {name: given[name] for name in ("steps", "timesteps", "blend_threshold") if name in given}
     pair = Pair("", "", given["prompt"], source=given["source"], word=given.get("word"), seed=o.seed)
     made = []
     for name in names:
@@ -170,17 +169,17 @@ def open_shared_original(given: dict, advised: Advice, sd: StableDiffusion, log:
     """What is edited; its picture; and what the records say of it."""
     taking = Taking.given(given)
     inversion = Inversion.given(given)
-    steps = given.get("steps", STEPS)
+    edit = Stepped.given(given)
     size = taking.size or sd.size
     check_sides(sd, size, size)
     if "image" not in given:
         if taking.source_scale is None:
             taking = taking.with_({"source_scale": advised.options.get("scale", SHARED_SCALE)})
         o = Original.from_text(sd, given["source"], taking, log.progress)
-        picture = to_image(o.picture(steps))
+        picture = to_image(o.picture(edit))
         return o, picture, {"source": given["source"]} | taking.record() | {"pixels": list(picture.size)}
     path = Path(given["image"])
     picture = taken(path, sd, taking)
     o = Original.from_picture(sd, to_tensor(picture), given["source"], taking, inversion, sd.advised(PnP), log.progress)
-    about = {"source": given["source"]} | taking.record() | inversion.record_for(steps) | picture_of(path)
+    about = {"source": given["source"]} | taking.record() | inversion.record_for(edit) | picture_of(path)
     return o, picture, about | {"pixels": list(picture.size)}

@@ -13,9 +13,9 @@ from minipnp.app.seen import (
     SHOWS,
     USELESS_TO_SEE,
     USUAL_LAYER,
+    USUAL_T,
     Looking,
     Request,
-    T,
     add_looking_options,
     gather,
     one_layer,
@@ -38,7 +38,7 @@ class Matching(Options):
 
     of: str = option("f", "what to compare", choice("f", "q", "k"))
     layer: int | None = option(None, f"decoder layer, 0 to 11 {USUAL_LAYER}", whole(0, 11))
-    t: int = option(T, "timestep", STEPS)
+    t: int | None = option(None, f"timestep {USUAL_T}", STEPS)
     split: str = option("test", "with --pck: which folder of annotations", NAME)
     alpha: float = option(spair.ALPHA, "with --pck: correct within this share of the box's longer side", NUMBER)
     limit: int | None = option(None, "with --pck: at most so many pairs, evenly from all", whole(1))
@@ -73,7 +73,7 @@ def correspond_command(given: dict, argv: list[str]) -> int:
                 raise InputError(f"point {x:g},{y:g}: A has pixels 0,0 to {width - 1},{height - 1}")
     out = where(given, "-".join(job.names) + "-correspond", many=False)
     s = Matching.given(given)
-    t = s.t
+    t = s.t or job.how.usual_t
     of = s.of
     layer = one_layer(given, of)
     with log.warnings_as_notes():
@@ -133,12 +133,12 @@ def pck(given: dict, argv: list[str]) -> int:
     if not alpha > 0:
         raise InputError(f"--alpha {alpha:g}: give a number above 0")
     split = s.split
-    t = s.t
+    t = s.t or how.usual_t
     of = s.of
     files = spair.pair_files(folder, split, s.limit)
     job = Request([], [], [], how)
     layer = one_layer(given, of)
-    collect.check_range([t]) if how.noised else collect.levels([t], how.steps)
+    collect.check_range([t]) if how.noised else collect.levels([t], how)
     out = where(given, slug(folder.name) + "-pck", many=False)
     with log.warnings_as_notes():
         sd, model = open_model(given, log)

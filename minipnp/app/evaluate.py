@@ -8,7 +8,15 @@ from pathlib import Path
 
 from minipnp.app.log import Log
 from minipnp.app.models import open_model, say_advice
-from minipnp.app.options import Parser, add, add_inversion_options, add_model_options, add_taking_options, words
+from minipnp.app.options import (
+    Parser,
+    add,
+    add_inversion_options,
+    add_model_options,
+    add_options,
+    add_taking_options,
+    words,
+)
 from minipnp.app.results import check_out, record
 from minipnp.errors import InputError
 from minipnp.files.atomic import write_text_atomic
@@ -18,7 +26,7 @@ from minipnp.measure import benchmarks, metrics, records, report
 from minipnp.measure.evaluation import RECONSTRUCTION, STEPS, Plan, carry_out, check
 from minipnp.measure.runs import EVALUATED, RUNS
 from minipnp.methods.registry import METHODS
-from minipnp.options import PLACE, whole
+from minipnp.options import PLACE, Stepped, whole
 from minipnp.options import STEPS as STEPS_FORM
 
 
@@ -37,6 +45,7 @@ def evaluate_options(here: Parser) -> None:
     here.add_argument("--pictures", help="keep the translations", action="store_true", default=None)
     add(here, "--measures", "a folder with the weights of CLIP, DINO, SqueezeNet, instead of the hub", PLACE)
     add(here, "--steps", "steps of every method (default: each method's own)", STEPS_FORM)
+    add_options(here, Stepped, ["timesteps"])
     add_taking_options(here, "size")
     add_inversion_options(here)
     add_model_options(here)
@@ -53,8 +62,9 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
         log.failed(bad)
     inversion = Inversion.given(given)
     methods = tuple(dict.fromkeys(given.get("methods") or (*EVALUATED, RECONSTRUCTION)))
-    check(methods, given.get("steps"))
-    inversion.schedule(given.get("steps") or STEPS)
+    edit = Stepped.given({"steps": STEPS} | given)
+    check(methods, given.get("steps"), edit.spacing)
+    inversion.schedule(edit)
     with log.warnings_as_notes():
         folder = Path(given["measures"]) if "measures" in given else None
         chosen = given.get("metrics") or metrics.USUAL[benchmark.layout]
@@ -63,7 +73,10 @@ def evaluate_command(given: dict, argv: list[str]) -> int:
         if (size := given.get("size")) is not None and (size < 1 or size % sd.multiple):
             raise InputError(f"--size {size}: give a multiple of {sd.multiple}")
         say_advice(sd.advice, given, log, *{METHODS[RUNS[name].method].settings for name in methods if name in RUNS})
-        plan = Plan(benchmark, methods, measures, model, inversion, given.get("steps"), size, sd.advice.options)
+        model.pop("threads", None)  # of another number the results are near enough to be kept
+        plan = Plan(
+            benchmark, methods, measures, model, inversion, given.get("steps"), edit.spacing, size, sd.advice.options
+        )
         pictures = out / "pictures" if given.get("pictures") else None
         carry_out(plan, sd, out / "records", log, part, parts, pictures)
         return finish(plan, out, log, argv)
@@ -94,6 +107,7 @@ def finish(plan: Plan, out: Path, log: Log, argv: list[str]) -> int:
         "metrics": list(plan.metrics.measures),
         "networks": plan.metrics.weights,
         "steps": plan.steps,
+        "timesteps": plan.spacing,
         "size": plan.size,
         "advised": plan.advised,
         "inversion": plan.settled,

@@ -10,8 +10,7 @@ from minipnp.app.log import Log
 from minipnp.app.models import open_model
 from minipnp.app.options import TIMES, Parser, add_model_options, add_options, words
 from minipnp.app.results import record, save_results, where
-from minipnp.app.seen import Request, T, add_looking_options, gather
-from minipnp.ddim import timesteps
+from minipnp.app.seen import USUAL_T, Request, add_looking_options, gather
 from minipnp.errors import InputError
 from minipnp.files.images import fit
 from minipnp.methods.maps import layers_at
@@ -35,7 +34,7 @@ class Showing(Options):
         LAYERS,
     )
     t: tuple[int, ...] | None = option(
-        None, f"timesteps, such as 981,741,541 (default: {T}; words: the mean over all steps)", TIMES
+        None, f"timesteps, such as 981,741,541 {USUAL_T[:-1]}; words: the mean over all steps)", TIMES
     )
     smooth: bool = option(False, "enlarge maps bicubically; else cells are seen as blocks", SWITCH)
     raw: bool = option(False, "also the arrays, a safetensors file for each picture", SWITCH)
@@ -57,9 +56,9 @@ def features_command(given: dict, argv: list[str]) -> int:
     job = Request.of(given, log)
     s = Showing.given(given)
     of = list(dict.fromkeys(s.of))
-    ts = sorted(set(s.t or [T]), reverse=True)
+    ts = sorted(set(s.t or [job.how.usual_t]), reverse=True)
     # Prompt-to-Prompt's mean is over all steps.
-    words_ts = ts if s.t or job.how.noised else timesteps(job.how.steps)
+    words_ts = ts if s.t or job.how.noised else job.how.levels
     if "words" in of and not all(prompt.strip() for prompt in job.prompts):
         raise InputError("--of words needs --prompt: say what the picture shows")
     chosen = {quantity: chosen_layers(quantity, s.layers, len(ts)) for quantity in of}

@@ -14,18 +14,19 @@ from minipnp.app.options import (
 )
 from minipnp.app.results import record, save_results, where
 from minipnp.app.translate import taken
+from minipnp.ddim import check_start
 from minipnp.errors import InputError
 from minipnp.files.images import find_images, read_image, to_image, to_tensor
 from minipnp.files.names import stem
 from minipnp.guidance import Inversion
 from minipnp.methods.original import Taking
 from minipnp.options import PLACE, SEED, TEXT, TEXTS
-from minipnp.pipeline import check_noise, guidance_from_picture
+from minipnp.pipeline import guidance_from_picture
 from minipnp.pnp import PnP
 from minipnp.see.injection import every, fig_5, injections
 from minipnp.see.sheet import sheet
 
-EDIT = ("steps", "tau_f", "tau_A", "scale", "f_layers")
+EDIT = ("steps", "timesteps", "tau_f", "tau_A", "scale", "f_layers")
 
 
 def injection_options(here: Parser) -> None:
@@ -59,18 +60,18 @@ def injection_command(given: dict, argv: list[str]) -> int:
     s = PnP.given(values)
     taking = Taking.given(values)
     inversion = Inversion.given(values)
-    check_noise(s.steps)
     read_image(path)
     out = where(given, stem(path) + "-injection", many=False)
     with log.warnings_as_notes():
+        check_start(s.levels)
         sd, model = open_model(given, log)
         say_advice(advised, given, log, PnP)
         sd.tokenizer(prompts[0], negative or "")
         picture = taken(path, sd, taking)
         variants = fig_5(s)
-        keep = every(s, variants) if inversion.keeps_features(s.steps) else None
+        keep = every(s, variants) if inversion.keeps_features(s) else None
         with log.clock("inversion"):
-            G = guidance_from_picture(sd, to_tensor(picture), s.steps, inversion, None, log.progress, keep)
+            G = guidance_from_picture(sd, to_tensor(picture), s, inversion, None, log.progress, keep)
         against = None if negative is None else sd.embed(negative)
         noise = sd.noise(*G.x_T.shape[2:], seed)
         with log.clock("translations"):
@@ -81,7 +82,7 @@ def injection_command(given: dict, argv: list[str]) -> int:
         about = {"picture": path.name, "prompts": prompts, "negative": negative, "random_x_T": seed}
         how = {name: value for name, value in s.record().items() if name != "A_layers"}
         sizes = {"size": taking.size, "square": taking.square, "variants": [v.label for v in variants]}
-        settings = about | how | inversion.record_for(s.steps) | sizes | model
+        settings = about | how | inversion.record_for(s) | sizes | model
         page = sheet(cells[:4], cells[4:])
         print(*save_results(out, {"injection.png": (page, settings)}, record(settings, log, argv)), sep="\n")
     return 0

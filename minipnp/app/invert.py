@@ -29,7 +29,15 @@ from minipnp.options import PLACE, SWITCH, choice
 from minipnp.pipeline import check_sides, guidance_from_picture
 from minipnp.pnp import PnP
 
-KEPT = ("steps", "tau_f", "tau_A", "f_layers", "A_layers", "inclusive")  # what decides which features are kept
+KEPT = (
+    "steps",
+    "timesteps",
+    "tau_f",
+    "tau_A",
+    "f_layers",
+    "A_layers",
+    "inclusive",
+)  # what decides which features are kept
 TAKEN = ("square", "seed", "vae_sampled")  # what of `Taking` an inverted picture has settled, but for its size
 
 
@@ -52,7 +60,7 @@ def invert_command(given: dict, argv: list[str]) -> int:
     path = Path(given["image"])
     features = given.get("features", False)
     like = given.get("like", "minipnp")
-    if not features and (unused := sorted(given.keys() & {*KEPT} - {"steps"})):
+    if not features and (unused := sorted(given.keys() & {*KEPT} - {"steps", "timesteps"})):
         flag = flag_of(unused[0])
         raise InputError(f"{flag} decides which --features are kept: give them too, or leave it out")
     advised = advice(given, like)
@@ -60,7 +68,7 @@ def invert_command(given: dict, argv: list[str]) -> int:
     s = PnP.given(values)
     taking = Taking.given(values)
     inversion = Inversion.given(values)
-    resampled = bool(inversion.schedule(s.steps)[1])
+    resampled = bool(inversion.schedule(s)[1])
     out = Path(given.get("out") or Path("out") / f"{stem(path)}.safetensors")
     if out.suffix != ".safetensors" or out.is_dir():
         raise InputError(f"--out {str(out)!r}: give a name in .safetensors")
@@ -76,7 +84,7 @@ def invert_command(given: dict, argv: list[str]) -> int:
         check_sides(sd, size, size)
         due = evaluations(s, inversion, prompts=0, kept=s if features else None)
         log.expect({phase: n for phase, n in due.items() if phase != "translation"})
-        if features and not inversion.keeps_features(s.steps):
+        if features and not inversion.keeps_features(s):
             log.note("features kept with --inversion-at next are those of the iterate before: near, not equal")
         if not features and inversion.at == "last" and not resampled:
             log.say("translations from this file are near those of translate --image; with --features they are equal")
@@ -84,9 +92,9 @@ def invert_command(given: dict, argv: list[str]) -> int:
         with log.clock("inversion"):
             vae_seed = taking.seed if taking.vae_sampled else None
             keep = s if features else None
-            G = guidance_from_picture(sd, to_tensor(picture), s.steps, inversion, vae_seed, log.progress, keep)
-        options = {"steps": s.steps} | {name: taking.record()[name] for name in TAKEN}
-        options |= inversion.record_for(s.steps)
+            G = guidance_from_picture(sd, to_tensor(picture), s, inversion, vae_seed, log.progress, keep)
+        options = {"steps": s.steps, "timesteps": s.spacing} | {name: taking.record()[name] for name in TAKEN}
+        options |= inversion.record_for(s)
         kept = {name: value for name, value in s.record().items() if name in KEPT} if G.features else None
         about = {"guidance": picture_of(path), "like": like, "options": options, "pixels": list(picture.size)}
         print(save_guidance(out, G, about | {"kept": kept} | model))

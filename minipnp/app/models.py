@@ -55,10 +55,11 @@ def say_advice(advised: Advice, given: dict, log: Log, *settings: type[Options])
 
 def warn_of_unknown_words(path: Path, given: dict, log: Log) -> None:
     known = known_words(path)
-    said = [given.get("prompt") or [], given.get("source") or []]
+    change = [word for word in (given.get("change") or "").split("=") if not word.endswith(".txt")]
+    said = [given.get("prompt") or [], given.get("source") or [], change]
     for text in [text for texts in said for text in ([texts] if isinstance(texts, str) else texts)]:
-        if known and text.strip() and "{" not in text and _utf8(text) and not known.any_in(text):
-            log.note(f"{path.name} knows no word of {text!r}: `python -m minipnp words` lists what its prompts may say")
+        if known and "{" not in text and _utf8(text) and (unknown := known.unknown(text)):
+            log.note(f"{path.name} does not know {', '.join(unknown)}: `minipnp words` lists what its prompts may say")
 
 
 def _utf8(text: str) -> bool:
@@ -78,7 +79,9 @@ def open_model(given: dict, log: Log) -> tuple[StableDiffusion, dict]:
         fast = {name: given.get(name, False) for name in ("low_memory", "compile")}
         sd = minipnp.load(path, device=device, dtype=dtype, **options, **fast)
     with log.clock("checksums"):
-        return sd, identity(sd, options["ema"])
+        # How a sum is shared decides its last bits, and after many steps all of a picture.
+        threads = {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
+        return sd, identity(sd, options["ema"]) | threads
 
 
 def identity(sd: StableDiffusion, ema: bool | None = None) -> dict:

@@ -37,6 +37,29 @@ class Parser(argparse.ArgumentParser):
         return f"there is no option {flag}" + (f", did you mean {near[0]}?" if near else "")
 
 
+class Once(argparse.Action):
+    """An option that may be given once: a second value would take the place of the first unseen."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if (before := getattr(namespace, self.dest)) is not None:
+            raise argparse.ArgumentError(self, f"{shown_value(before)} and {shown_value(value)}: give one of the two")
+        setattr(namespace, self.dest, value)
+
+
+class Switch(argparse.BooleanOptionalAction):
+    """--x and --no-x, of which one may be given."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest)
+        super().__call__(parser, namespace, values, option_string)
+        if before not in (None, getattr(namespace, self.dest)):
+            raise argparse.ArgumentError(self, "give one of the two")
+
+
+def shown_value(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
     """Help whose options stand in a column wide enough for most of them."""
 
@@ -61,10 +84,10 @@ def add(group, flag: str, help: str, form: Form, dest: str | None = None) -> Non
     """Adds an option whose value has this form."""
     dest = dest or flag.removeprefix("--").replace("-", "_")
     if form.switch:
-        group.add_argument(flag, dest=dest, help=help, action=argparse.BooleanOptionalAction, default=None)
+        group.add_argument(flag, dest=dest, help=help, action=Switch, default=None)
         return
     metavar = "{" + ",".join(form.choices) + "}" if form.choices else form.metavar
-    action = "append" if form.repeats else "store"
+    action = "append" if form.repeats else Once
     group.add_argument(flag, dest=dest, help=help, type=reader(form), metavar=metavar, action=action)
 
 
@@ -175,7 +198,7 @@ def add_pictures(here: Parser, help: str, many: bool = False) -> None:
         here.add_argument("--image", help=f"{help}; repeat", action="append", type=reader(PLACE), metavar="PATH")
         here.add_argument("image_", help="short for --image", nargs="*", type=reader(PLACE), metavar="PATH")
     else:
-        here.add_argument("--image", help=help, type=reader(PLACE), metavar="PATH")
+        here.add_argument("--image", help=help, type=reader(PLACE), metavar="PATH", action=Once)
         here.add_argument("image_", help="short for --image", nargs="?", type=reader(PLACE), metavar="PATH")
 
 
@@ -216,7 +239,7 @@ def same(value: object) -> object:
 
 
 def words(*names: str) -> Form:
-    """Some of these names, with commas between them; the option may be repeated."""
+    """Some of these names, with commas between them."""
 
     def read(text: str) -> list[str]:
         found = text.split(",")

@@ -4,11 +4,12 @@ from minipnp.app.log import Log
 from minipnp.app.models import advice, open_model, say_advice
 from minipnp.app.options import Parser, add, add_model_options, add_options
 from minipnp.app.results import record, save_results, where
+from minipnp.ddim import check_start
 from minipnp.errors import InputError
 from minipnp.files.images import to_image
 from minipnp.files.names import slug
 from minipnp.options import PLACE, TEXT, TEXTS
-from minipnp.pipeline import Sampling, check_noise, draw
+from minipnp.pipeline import Sampling, draw
 
 
 def sample_options(here: Parser) -> None:
@@ -28,8 +29,8 @@ def sample_command(given: dict, argv: list[str]) -> int:
     out = where(given, slug(prompts[0]), many=len(prompts) > 1)
     advised = advice(given)
     s = Sampling.given({**advised.options, **given})
-    check_noise(s.steps)
     with log.warnings_as_notes():
+        check_start(s.levels)
         sd, model = open_model(given, log)
         say_advice(advised, given, log, Sampling)
         sd.tokenizer(*prompts, negative or "")

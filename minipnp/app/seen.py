@@ -11,32 +11,36 @@ from minipnp.app.models import advice
 from minipnp.app.options import Parser, add, add_options, add_pictures, pictures_of
 from minipnp.app.results import picture_of
 from minipnp.app.useless import refuse
-from minipnp.ddim import timesteps
 from minipnp.errors import InputError
 from minipnp.files.images import LONGEST, find_images, read_image, to_image, to_tensor
 from minipnp.files.names import slug, stem
 from minipnp.model import StableDiffusion
-from minipnp.options import LAYERS, PLACE, SEED, STEPS, SWITCH, TEXTS, Options, option, whole
+from minipnp.options import LAYERS, PLACE, SEED, SWITCH, TEXTS, Stepped, option, whole
 from minipnp.see.collect import Seen, check_layers, generated, inverted, levels, noised
 from minipnp.see.figures import Picture
 from minipnp.slots import Layer
 
+USUAL_T = "(default: 541, or the nearest that the steps meet)"
 T = 541  # "roughly 50 % of the sampling process", as in the paper's Fig. 3
 
 
 @dataclass(frozen=True)
-class Looking(Options):
-    """Where x_t of the pictures comes from."""
+class Looking(Stepped):
+    """Where x_t of the pictures comes from, in how many steps of inverting or generating."""
 
     noised: bool = option(False, "x_t of files by adding noise, as DIFT; else by DDIM inversion, as the paper", SWITCH)
-    steps: int = option(50, "steps of inverting and of generating", STEPS)
     seed: int = option(0, "seed of the noise; each picture has one more than the last", SEED)
     size: int | None = option(None, "short side in pixels (default: the model's own)", whole(1))
+
+    @property
+    def usual_t(self) -> int:
+        """T, or the level of the steps that is nearest to it."""
+        return T if self.noised else min(self.levels, key=lambda t: abs(t - T))
 
 
 USELESS_TO_SEE = (
     (("seed",), lambda a: not a.get("noised") and not a.get("source"), "it is that of --noised and of --source"),
-    (("steps",), lambda a: a.get("noised"), "--noised goes to x_t in one"),
+    (("steps", "timesteps"), lambda a: a.get("noised"), "--noised goes to x_t in one"),
 )
 USUAL_LAYER = "(default: the model's advice, for Stable Diffusion the paper's 4)"
 SHOWS = "what the files show, once for all or once for each: their text in the network (default: none)"
@@ -108,14 +112,19 @@ class Request:
         """Of a file. number: which of the pictures it is, so that each has a noise of its own."""
         if self.how.noised:
             return noised(sd, to_tensor(image), ts, prompt, (self.how.seed + number) % 2**64)
-        return inverted(sd, to_tensor(image), ts, prompt, self.how.steps, log.progress)
+        return inverted(sd, to_tensor(image), ts, prompt, self.how, log.progress)
 
     @property
     def settings(self) -> dict:
         """What decides x_t, but for the pictures and the model."""
         if self.how.noised:
             return {"x_t": "noised", "seed": self.how.seed}
-        return {"x_t": "inverted or generated", "steps": self.how.steps, "seed": self.how.seed}
+        return {
+            "x_t": "inverted or generated",
+            "steps": self.how.steps,
+            "timesteps": self.how.spacing,
+            "seed": self.how.seed,
+        }
 
 
 def gather(
@@ -123,10 +132,10 @@ def gather(
 ) -> list[Picture]:
     """All pictures with their x_t at `ts`. to_size: from a picture, the short side and the multiple of sides."""
     if not job.how.noised:
-        levels(ts, job.how.steps)
+        levels(ts, job.how)
     sd.tokenizer(*job.prompts, *job.sources)  # what is cut off is noted now, not after hours
     if job.paths and not job.how.noised:
-        log.expect({"inversion": 1 + sum(t <= max(ts) for t in timesteps(job.how.steps))}, len(job.paths))
+        log.expect({"inversion": 1 + sum(t <= max(ts) for t in job.how.levels)}, len(job.paths))
     size = job.how.size or sd.size
     found = []
     with log.clock("x_t"):
@@ -136,7 +145,7 @@ def gather(
             found.append((image, prompt, seen, picture_of(path) | {"prompt": prompt}))
         for i, source in enumerate(job.sources, len(job.paths)):
             seed = (job.how.seed + i) % 2**64
-            seen = generated(sd, source, ts, seed, job.how.steps, size=size, progress=log.progress)
+            seen = generated(sd, source, ts, seed, job.how, size=size, progress=log.progress)
             found.append((to_image(sd.decode(seen.x_0)), source, seen, {"source": source, "seed": seed}))
     return [
         Picture(name, image, prompt, seen, about | {"pixels": list(image.size)})

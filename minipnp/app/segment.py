@@ -6,7 +6,7 @@ from minipnp.app.log import Log
 from minipnp.app.models import open_model
 from minipnp.app.options import Parser, add_model_options, add_options
 from minipnp.app.results import record, save_results, where
-from minipnp.app.seen import USUAL_LAYER, Request, T, add_looking_options, gather, one_layer
+from minipnp.app.seen import USUAL_LAYER, USUAL_T, Request, add_looking_options, gather, one_layer
 from minipnp.files.images import fit
 from minipnp.options import SEED, STEPS, SWITCH, Options, choice, option, whole
 from minipnp.see import cluster, collect, figures, show
@@ -20,7 +20,7 @@ class Parting(Options):
     parts: int = option(4, "how many parts", whole(1))
     of: str = option("f", "what to cluster, beside self-attention", choice("f", "q", "k"))
     layer: int | None = option(None, f"decoder layer, 3 to 11 {USUAL_LAYER}", whole(0, 11))
-    t: int = option(T, "timestep", STEPS)
+    t: int | None = option(None, f"timestep {USUAL_T}", STEPS)
     cluster_seed: int = option(0, "seed of k-means", SEED)
     square: bool = option(False, "crop the centre to a square", SWITCH)
 
@@ -37,7 +37,7 @@ def segment_command(given: dict, argv: list[str]) -> int:
     job = Request.of(given, log)
     s = Parting.given(given)
     k = s.parts
-    t = s.t
+    t = s.t or job.how.usual_t
     of = s.of
     seed = s.cluster_seed
     out = where(given, job.names[0] + "-segment", many=False)

@@ -25,6 +25,7 @@ from minipnp.app.presets import PRESETS, SOURCE_IS_NEGATIVE, preset
 from minipnp.app.repeat import repeat
 from minipnp.app.results import done_already, picture_of, record, save_results, where
 from minipnp.app.useless import Asked, refuse_useless
+from minipnp.ddim import check_start
 from minipnp.errors import InputError, explain, is_full
 from minipnp.files import hub
 from minipnp.files.checksums import sha256
@@ -38,7 +39,7 @@ from minipnp.methods.plug_and_play import evaluations
 from minipnp.methods.registry import METHODS, check_source, edit
 from minipnp.model import StableDiffusion
 from minipnp.options import PLACE, SWITCH, TEXT, TEXTS, Options, choice
-from minipnp.pipeline import check_noise, check_sides, reconstruct
+from minipnp.pipeline import check_sides, reconstruct
 from minipnp.pnp import PnP
 from minipnp.see.sheet import Cell, scaled, sheet
 
@@ -51,9 +52,9 @@ EXAMPLES = """examples:
   minipnp translate photos/ --prompt 'a watercolour' --prompt 'an oil painting' --tau-a 0.3
   minipnp translate cat.png --method p2p --source 'a photo of a cat' --prompt 'a photo of a tiger'
 
-Without a picture and --source: a bundled example. The same command makes the same bytes. An earlier result is never
-overwritten by another one, which goes to the next free name: out/horse-2 after out/horse. A run over a folder that was
-broken off goes on where it was."""
+Without a picture and --source: a bundled example. On one machine the same command makes the same bytes. An earlier
+result is never overwritten by another one, which goes to the next free name: out/horse-2 after out/horse. A run over a
+folder that was broken off goes on where it was."""
 
 
 def translate_options(here: Parser) -> None:
@@ -110,8 +111,15 @@ class Translation:
     def settings(self) -> dict:
         """What decides the translations, but for the original and the model."""
         about = {"method": self.method.name, "prompts": self.prompts, "negative": self.negative, "like": self.like}
-        about |= {"reconstruct": self.reconstruct, "files_sha256": {file: sha256(file) for file in self.s.files()}}
-        return about | self.s.record() | self.taking.record() | self.inversion.record_for(self.s.steps)
+        about |= {"reconstruct": self.reconstruct}
+        about |= self.s.record() | self.taking.record() | self.inversion.record_for(self.s)
+        # What a file holds decides, and not its name.
+        return about | {name: [sha256(Path(file)) for file in files] for name, files in self.s.files().items()}
+
+    @property
+    def labels(self) -> list[str]:
+        """What is written over the translations: their prompts, or the direction that stands in the place of one."""
+        return self.prompts if self.method.reads_prompt(self.s) else [self.s.change or self.s.direction_file]
 
     @property
     def keep(self) -> PnP | None:
@@ -126,7 +134,7 @@ class Translation:
         if self.origin == "file":
             kept = kept_of(self.made)
         else:
-            keeps = self.origin == "picture" and self.inversion.keeps_features(self.s.steps)
+            keeps = self.origin == "picture" and self.inversion.keeps_features(self.s)
             kept = self.s if keeps else None
         inversion = None if self.origin == "text" else self.inversion
         scale = self.taking.source_scale or 0
@@ -182,8 +190,6 @@ def plan(given: dict, log: Log) -> Translation:
     if not given.keys() & {"image", "source", "guidance"}:
         use_the_example(given, method, log)
     origin = "file" if "guidance" in given else "picture" if "image" in given else "text"
-    if not given.get("prompt"):
-        raise InputError("no --prompt: say what to make of the original")
     like = given.get("like", "minipnp")
     made = None
     file = None
@@ -206,10 +212,14 @@ def plan(given: dict, log: Log) -> Translation:
         negative = source
         asked = {name: value for name, value in given.items() if name != "source" or origin == "text"}
     refuse_useless(Asked(asked, method, s, origin, negative))
+    if not given.get("prompt") and method.reads_prompt(s):
+        raise InputError("no --prompt: say what to make of the original")
+    prompts = given.get("prompt", [""])
     check_source(method, s, source)
-    check_prompts(given)
+    if len(prompts) > 1 and "save_direction_to" in given:
+        raise InputError("--save-direction keeps one direction, and each prompt has its own: give one prompt")
     if origin == "text" or getattr(s, "random_start", None) is not None:
-        check_noise(s.steps)
+        check_start(s.levels)
     if origin == "text" and getattr(s, "random_start", None) == taking.seed:
         raise InputError(f"--random-start {taking.seed} is the guidance's own start (--seed): give another number")
     if "seed" in given and origin == "picture" and not (taking.vae_sampled or method.draws):
@@ -220,16 +230,16 @@ def plan(given: dict, log: Log) -> Translation:
     name = slug(source) if origin == "text" else stem(file or Path(given["image"]))
     if method.name != "pnp":
         name += f"-{method.name}"
-    out = where(given, name, many=folder or len(given["prompt"]) > 1)
+    out = where(given, name, many=folder or len(prompts) > 1)
     if origin == "file" and method.guidance is not None:
         try:
-            G.for_steps(s.steps)
+            G.for_edit(s)
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
     if origin == "picture":
         if not folder:
             read_image(paths[0])
-        if method.guidance is not None and inversion.schedule(s.steps)[1] and not inversion.resample:
+        if method.guidance is not None and inversion.schedule(s)[1] and not inversion.resample:
             log.note("the edit has levels that the inversion has not: the guidance is sampled again from its noise")
     return Translation(
         method=method,
@@ -240,7 +250,7 @@ def plan(given: dict, log: Log) -> Translation:
         origin=origin,
         paths=paths,
         folder=folder,
-        prompts=given["prompt"],
+        prompts=prompts,
         source=source,
         negative=negative,
         reconstruct=given.get("reconstruct", False),
@@ -254,18 +264,12 @@ def use_the_example(given: dict, method: Method, log: Log) -> None:
     given.setdefault("model", "bundled")
     hub.resolve("bundled")
     given["image"] = str(hub.WEIGHTS / EXAMPLE_PICTURE)
-    given.setdefault("prompt", [EXAMPLE_PROMPT])
-    if method.needs_source(method.settings.given(given)):
+    s = method.settings.given(given)
+    if method.reads_prompt(s):
+        given.setdefault("prompt", [EXAMPLE_PROMPT])
+    if method.needs_source(s):
         given["source"] = EXAMPLE_SOURCE
     log.say(f"no --image: the bundled example, {given['image']}")
-
-
-def check_prompts(given: dict) -> None:
-    """Raises InputError where several prompts would make one picture, or keep several directions in one file."""
-    if len(given["prompt"]) > 1 and given.keys() & {"change", "direction_file"}:
-        raise InputError("with --change or --direction pix2pix-zero makes one picture, whatever the prompt: give one")
-    if len(given["prompt"]) > 1 and "save_direction_to" in given:
-        raise InputError("--save-direction keeps one direction, and each prompt has its own: give one prompt")
 
 
 def open_original(job: Translation, sd: StableDiffusion, path: Path | None, log: Log) -> tuple[Original, Image, dict]:
@@ -274,12 +278,13 @@ def open_original(job: Translation, sd: StableDiffusion, path: Path | None, log:
         with log.clock("guidance"):
             o = Original.from_text(sd, job.source, job.taking, log.progress)
             check_words(job, o)
-            return o, to_image(o.picture(job.s.steps)), {"source": job.source}
+            return o, to_image(o.picture(job.s)), {"source": job.source}
     if job.origin == "file":
         G, made = open_guidance(job.guidance, sd.device)
         o = Original.from_guidance(sd, G, job.source, job.taking, job.inversion, log.progress)
         check_words(job, o)
-        return o, to_image(o.picture(job.s.steps)), made["guidance"] | source_of(job)
+        about = made["guidance"] | {"guidance_sha256": sha256(job.guidance)}
+        return o, to_image(o.picture(job.s)), about | source_of(job)
     with log.clock("inversion"):
         picture = taken(path, sd, job.taking)
         o = Original.from_picture(sd, to_tensor(picture), job.source, job.taking, job.inversion, job.keep, log.progress)
@@ -316,7 +321,7 @@ def translate_one(
         row = [("guidance", picture)]
     round_trip = picture
     if job.origin == "picture":
-        round_trip = to_image(o.picture(job.s.steps))
+        round_trip = to_image(o.picture(job.s))
         row.append(("VAE round trip", round_trip))
     if job.reconstruct:
         with log.clock("reconstruction"):
@@ -327,11 +332,11 @@ def translate_one(
         row.append((f"reconstruction: {psnr(again, round_trip):.1f} dB against the round trip", again))
     with log.clock("translation"):
         pictures = edit(o, job.prompts, job.s, job.negative, log.progress)
-        translations = [(prompt, to_image(x)) for prompt, x in zip(job.prompts, pictures, strict=True)]
+        translations = [(label, to_image(x)) for label, x in zip(job.labels, pictures, strict=True)]
 
     settings = made | job.settings | {"pixels": list(picture.size)} | model
     files = {}
-    for name, (prompt, translation) in zip(names_of(job), translations, strict=True):
+    for name, prompt, (_, translation) in zip(names_of(job), job.prompts, translations, strict=True):
         files[name] = translation, settings | {"prompts": [prompt]}  # as if it had been made alone
     files["side-by-side.png"] = sheet(row + translations), settings
     if job.origin == "text":
@@ -392,4 +397,4 @@ def translated_before(job: Translation, sd: StableDiffusion, model: dict, path: 
     made = done_already(out, settings, names_of(job))
     if made is None:
         return None
-    return [("guidance", picture), *zip(job.prompts, made, strict=True)]
+    return [("guidance", picture), *zip(job.labels, made, strict=True)]

@@ -61,6 +61,7 @@ USELESS: tuple[Row, ...] = (
     ),
     (("alpha_schedule",), lambda a: not a.has("alpha"), "--alpha is 0: give --alpha too"),
     (("like",), lambda a: a.method.name != "pnp", "it sets the defaults of Plug-and-Play only"),
+    (("prompt",), lambda a: not a.method.reads_prompt(a.s), "--change or --direction says what to make"),
 )
 
 

@@ -39,6 +39,9 @@ METADATA = 64 << 20  # bytes of one text or colour profile in a PNG that are rea
 LONGEST = 4  # times the short side: attention's memory grows with the square of the area
 
 
+LOSS = 0.02  # of a side: what is cut off unseen
+
+
 def _unreadable(path, error: Exception) -> InputError:
     name = repr(str(path))  # repr, so that a line break in a file's name stays inside the one line
     if isinstance(error, FileNotFoundError):
@@ -195,7 +198,7 @@ def _upright(pixels: Image.Image, picture: Image.Image) -> Image.Image:
 def fit(image: Image.Image, size: int, multiple: int, square: bool = False) -> Image.Image:
     """To the network's sizes by Lanczos: short side = size, aspect kept, then the least centred crop to multiples.
 
-    square: the paper's way, a centred square crop first, then size x size.
+    square: the paper's way, a centred square crop first, then size x size. Warns of a crop that takes LOSS or more.
     Raises InputError for a size that is no multiple of `multiple`, and for a result longer than LONGEST * size.
     """
     if size < 1 or size % multiple:
@@ -209,6 +212,11 @@ def fit(image: Image.Image, size: int, multiple: int, square: bool = False) -> I
         sides = f"{image.width}x{image.height}"
         most = f"{LONGEST}:1"
         raise InputError(f"a picture of {sides} pixels is too long (more than {most}): crop it first, or use --square")
+    for side, before, after in zip(("width", "height"), (width, height), cropped, strict=True):
+        if (loss := 1 - after / before) >= LOSS:
+            warnings.warn(
+                f"{loss:.0%} of the {side} is cut off: sides are multiples of {multiple} pixels", stacklevel=2
+            )
     return _centre_crop(image.resize((width, height), Image.Resampling.LANCZOS), *cropped)
 
 

@@ -38,10 +38,13 @@ class KnownWords:
     def __iter__(self):
         yield from (*self.styles, *(w for words in self.categories.values() for w in words), *self.colours)
 
-    def any_in(self, prompt: str) -> bool:
-        """Whether the prompt says one of them, in any case, as a word of its own: "cat" is not in "cats"."""
-        said = " ".join(prompt.lower().split())
-        return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said) for word in self)
+    def unknown(self, prompt: str) -> list[str]:
+        """The words of a prompt that the model has not learnt, in any case: of "a noto icon of cats" it is cats."""
+        said = prompt.lower()
+        for words in sorted((word.lower() for word in self), key=len, reverse=True):  # "high contrast" before "high"
+            said = re.sub(rf"(?<!\w){re.escape(words)}(?!\w)", " ", said)
+        learnt = {*re.findall(r"[a-z]+", self.template), "an", "the"}
+        return [word for word in dict.fromkeys(re.findall(r"\w+", said)) if word not in learnt]
 
     def __str__(self) -> str:
         lists = {"STYLE": self.styles, "COLOUR": self.colours} | {

@@ -30,6 +30,7 @@ from minipnp.measure.ssim import ssim
 from minipnp.methods.original import Original, Taking
 from minipnp.methods.registry import METHODS
 from minipnp.model import StableDiffusion
+from minipnp.options import Stepped
 from minipnp.pipeline import reconstruct
 from minipnp.pnp import PnP
 
@@ -53,8 +54,8 @@ class Listener(Protocol):
     def progress(self, things: Iterable, total: int, what: str) -> Iterable: ...
 
 
-def check(methods: tuple[str, ...], steps: int | None) -> None:
-    timesteps(STEPS if steps is None else steps)
+def check(methods: tuple[str, ...], steps: int | None, spacing: str = Stepped.spacing) -> None:
+    timesteps(STEPS if steps is None else steps, spacing)
     check_runs(methods, (*RUNS, RECONSTRUCTION))
 
 
@@ -69,6 +70,8 @@ class Job:
 class Plan:
     """What an evaluation is. about: the model, as the records say it. steps: of every method; None: its own.
 
+    spacing: of the timesteps, see `ddim.timesteps`.
+
     advised: the options that the model advises, by name.
     """
 
@@ -78,21 +81,27 @@ class Plan:
     about: dict
     inversion: Inversion = Inversion()
     steps: int | None = None
+    spacing: str = Stepped.spacing
     size: int | None = None
     advised: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self):
-        check(self.methods, self.steps)
+        check(self.methods, self.steps, self.spacing)
+
+    @property
+    def edit(self) -> Stepped:
+        """The steps of the methods that have no number of their own."""
+        return Stepped(self.steps or STEPS, spacing=self.spacing)
 
     @property
     def settled(self) -> dict:
         """The inversion, with the steps that it has."""
-        return self.inversion.record_for(self.steps or STEPS)
+        return self.inversion.record_for(self.edit)
 
     @property
     def given(self) -> dict[str, object]:
         """The options that are set for every method."""
-        return {} if self.steps is None else {"steps": self.steps}
+        return {"timesteps": self.spacing} | ({} if self.steps is None else {"steps": self.steps})
 
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
@@ -124,11 +133,14 @@ class Plan:
         }
         if method != RECONSTRUCTION:
             run = RUNS[method]
+            settings = run.settings_for(pair, self.given, self.advised).record()
+            if settings["timesteps"] == Stepped.spacing:
+                del settings["timesteps"]  # older records, which still hold, do not have it
             decides |= {
                 "texts": [pair.source, pair.prompt, pair.scale, pair.asked],
                 "mask": pair.mask,
                 "negative": run.negative,
-                "run": [run.method, run.settings_for(pair, self.given, self.advised).record()],
+                "run": [run.method, settings],
                 "metrics": sorted(self.metrics.measures),
                 "networks": self.metrics.weights,
             }
@@ -161,8 +173,10 @@ def carry_out(
         count = sum(map(len, todo))
         before = sum(job.key in there for jobs in ours for job in jobs)
         log.say(f"{before} results are there, {count} to do")
-        if pictures is not None and before:
-            log.note(f"of the {before} results that are there no pictures are made: for them give another --out")
+        if pictures is not None:
+            done = [job for jobs in ours for job in jobs if job.key in there]
+            if without := sum(not picture_place(pictures, job).exists() for job in done):
+                log.note(f"{without} of the results that are there have no picture: for them give another --out")
         for record in log.progress(_results(plan, sd, todo, log, pictures), count, "evaluate"):
             if "values" in record or known.get(record["key"], {}).get("error") != record["error"]:
                 writer.append(record)
@@ -202,10 +216,15 @@ def _results(
                 yield record | {"error": error}
                 continue
             if pictures is not None:
-                (pictures / pair.name).mkdir(parents=True, exist_ok=True)
-                write_png(to_image(after), pictures / pair.name / f"{job.method}-{job.key[:8]}.png", {})
+                place = picture_place(pictures, job)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write_png(to_image(after), place, {})
             values = {name: round(value, DIGITS) for name, value in values.items()}
             yield record | {"values": values, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def picture_place(pictures: Path, job: Job) -> Path:
+    return pictures / job.pair.name / f"{job.method}-{job.key[:8]}.png"
 
 
 def original_of(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, Tensor]:
@@ -214,7 +233,7 @@ def original_of(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, 
     if pair.image is None:
         scale = UNTOLD_SCALE if pair.scale is None else pair.scale
         o = Original.from_text(sd, pair.source, Taking(size=size, seed=seed_of(pair), source_scale=scale))
-        return o, _levels(o.picture(plan.steps or STEPS))
+        return o, _levels(o.picture(plan.edit))
     picture = to_tensor(fit(read_image(pair.image), size, sd.multiple))
     settings = [METHODS[RUNS[name].method].settings for name in plan.methods if name != RECONSTRUCTION]
     keep = PnP.given(plan.advised) if any(issubclass(s, PnP) for s in settings) else None
@@ -224,7 +243,7 @@ def original_of(plan: Plan, sd: StableDiffusion, pair: Pair) -> tuple[Original, 
 
 def result(plan: Plan, o: Original, before: Tensor, job: Job) -> tuple[dict[str, float], Tensor]:
     if job.method == RECONSTRUCTION:
-        G = o.guidance(plan.steps or STEPS)
+        G = o.guidance(plan.edit)
         round_trip = _levels(o.sd.decode(G.x_0))
         again = _levels(reconstruct(o.sd, G))
         return {"psnr": psnr(to_image(again), to_image(round_trip)), "ssim": ssim(again, round_trip)}, again

@@ -5,6 +5,7 @@ one, since the prompts for a picture are alike; 2000 draws from a fixed seed. Di
 by pair, over the pairs that both have.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from minipnp.measure.runs import RUNS
 
 DRAWS = 2000
 SEED = 0
+FEWEST = 10  # guidance pictures of which a verdict is given: intervals by bootstrap are too narrow for fewer
 # the first of each that was measured
 LAYOUT_AXES = ("structure", "iou")
 TEXT_AXES = ("clip", "fidelity")
@@ -77,7 +79,20 @@ def results(plan: Plan, records: Mapping[str, dict]) -> tuple[Results, list[str]
 
 
 def column(rows: Mapping[str, Result], name: str) -> list[tuple[str, float]]:
-    return [(row.guidance, row.values[name]) for row in rows.values() if name in row.values]
+    """Of the pairs that have this value, and have a number for it."""
+    return [(row.guidance, row.values[name]) for row in rows.values() if has(row, name)]
+
+
+def has(row: Result, name: str) -> bool:
+    return name in row.values and math.isfinite(row.values[name])
+
+
+def cell(rows: Mapping[str, Result], name: str) -> str:
+    """The mean, and of how many pairs it is, where not all of them have the value."""
+    values = column(rows, name)
+    if not values:
+        return ""
+    return str(interval(values)) + (f", {len(values)} pairs" if len(values) < len(rows) else "")
 
 
 def measured(found: Results) -> list[str]:
@@ -115,7 +130,7 @@ def markdown(plan: Plan, records: Mapping[str, dict], command: str) -> str:
     lines += [f"| {' | '.join(['method', *heads, 'pairs'])} |", f"|---|{'---|' * len(heads)}---:|"]
     for method in plan.methods:
         if method != RECONSTRUCTION and found[method]:
-            cells = [str(interval(values)) if (values := column(found[method], name)) else "" for name in there]
+            cells = [cell(found[method], name) for name in there]
             lines.append(f"| {' | '.join([RUNS[method].label, *cells, str(len(found[method]))])} |")
     if found.get(RECONSTRUCTION):
         again = [f"{COLUMNS[name].label} {interval(column(found[RECONSTRUCTION], name))}" for name in ("psnr", "ssim")]
@@ -146,7 +161,7 @@ def _by_kind(plan: Plan, found: Results) -> list[str]:
         "|---|---|---|---:|",
     ]
     for kind, rows in groups.items():
-        cells = [str(interval(values)) if (values := column(rows, name)) else "" for name in pair]
+        cells = [cell(rows, name) for name in pair]
         lines.append(f"| {' | '.join([kind, *cells, str(len(rows))])} |")
     return lines
 
@@ -158,25 +173,30 @@ def _differences(found: Results) -> list[str]:
         return []
     lines = []
     for method, rows in found.items():
-        shared = [name for name in rows if name in found["pnp"]]
+        ours = found["pnp"]
+        shared = [n for n in rows if n in ours and all(has(row, name) for row in (rows[n], ours[n]) for name in pair)]
         if method in ("pnp", RECONSTRUCTION) or not shared:
             continue
         cells = []
         above = False
         below = False
         for name in pair:
-            ours = found["pnp"]
             sign = COLUMNS[name].better
             more = interval([(rows[n].guidance, sign * (ours[n].values[name] - rows[n].values[name])) for n in shared])
             cells.append(f"{more.mean:+.3f} [{more.low:+.3f}, {more.high:+.3f}]")
             above = above or more.low > 0
             below = below or more.high < 0
-        verdict = {
-            (True, False): "above, and below on neither",
-            (False, True): "below, and above on neither",
-            (True, True): "above on one, below on the other",
-            (False, False): "no difference seen",
-        }[above, below]
+        few = len({rows[n].guidance for n in shared}) < FEWEST
+        verdict = (
+            f"of fewer than {FEWEST} guidance pictures: not told"
+            if few
+            else {
+                (True, False): "above, and below on neither",
+                (False, True): "below, and above on neither",
+                (True, True): "above on one, below on the other",
+                (False, False): "no difference seen",
+            }[above, below]
+        )
         lines.append(f"| {' | '.join([RUNS[method].label, *cells, str(len(shared)), verdict])} |")
     head = [f"{COLUMNS[name].label}, more is better" for name in pair]
     return (

@@ -14,15 +14,14 @@ from minipnp.ddim import guided, sample
 from minipnp.guidance import Guidance
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
-from minipnp.options import Options, scale_option, steps_option
+from minipnp.options import Stepped, scale_option
 from minipnp.unet import UNet
 
 
 @dataclass(frozen=True)
-class DDIMSwap(Options):
+class DDIMSwap(Stepped):
     """The settings of an edit. The scale is that of sampling only: 5, as pix2pix-zero's code has it for all methods."""
 
-    steps: int = steps_option()
     scale: float = scale_option(5.0)
 
 
@@ -35,11 +34,11 @@ def ddim_swap(
     text, null: the edited prompt's embedding [1, 77, width], and that of the empty or of a negative prompt.
     Yields (level, latent [1, 4, h, w]) after each step.
     """
-    yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), G.x_T, G.levels(s.steps))
+    yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), G.x_T, G.levels(s))
 
 
 def _inverted(o: Original, s: DDIMSwap) -> Guidance:
-    return o.guidance(s.steps, by_source=True)
+    return o.guidance(s, by_source=True)
 
 
 def _edit(o: Original, prompt: str, negative: str | None, s: DDIMSwap) -> Steps:

@@ -31,7 +31,7 @@ from minipnp.methods.maps import layers_at, share, word_map
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
 from minipnp.methods.words import word_positions
-from minipnp.options import COUNT, SHARE, WORD, Options, option, scale_option, steps_option, whole
+from minipnp.options import COUNT, SHARE, WORD, Stepped, option, scale_option, whole
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
@@ -40,10 +40,9 @@ WordPositions = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
-class MasaCtrl(Options):
+class MasaCtrl(Stepped):
     """The settings of an edit. mask_share: maps are read where the network works at this share of the latent's side."""
 
-    steps: int = steps_option()
     scale: float = scale_option(7.5)
     start_step: int = option(4, "first step, from 0, that attends to the source", COUNT)
     start_layer: int = option(
@@ -160,7 +159,7 @@ def masactrl(
     latent = G.x_T.shape[2:]
     maps = layers_at(s.mask_share) if words else ()
     x = G.x_T
-    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s))):
         edit = {}
         mutual = None
         if i >= s.start_step:  # Eq. (5)
@@ -186,7 +185,7 @@ def _check(o: Original, prompt: str, s: MasaCtrl) -> None:
 
 def _edit(o: Original, prompt: str, negative: str | None, s: MasaCtrl) -> Steps:
     words = words_of_object(o, prompt, s)
-    G = replace(o.guidance(s.steps), texts=torch.cat([o.null, o.text]))
+    G = replace(o.guidance(s), texts=torch.cat([o.null, o.text]))
     return masactrl(o.unet, G, o.sd.embed(prompt), o.against(negative), words, replace(s, mask_share=o.share))
 
 
@@ -195,7 +194,7 @@ METHOD = Method(
     "MasaCtrl: the source's keys and values in self-attention",
     MasaCtrl,
     _edit,
-    guidance=lambda o, s: o.guidance(s.steps),
+    guidance=lambda o, s: o.guidance(s),
     needs_source=lambda s: s.word is not None,
     uses_source=lambda s: True,
     check=_check,

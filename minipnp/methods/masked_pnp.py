@@ -104,7 +104,7 @@ def masked_plug_and_play(
     seen_G = 0
     seen = 0
     x = G.x_T if x_T is None else x_T  # x*_T ← x^G_T
-    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s))):
         injected = guidance_features(unet, G, i, t, s)  # f*_t, {A*^l_t}
         if m.attention and M is not None:
             injected = on_its_side(injected, M, s.A_layers)
@@ -170,7 +170,7 @@ def _check(o: Original, prompt: str, s: MaskedPnP) -> None:
 
 def _edit(o: Original, prompt: str, negative: str | None, s: MaskedPnP) -> Steps:
     where = object_of(o, prompt, s)
-    G = o.guidance(s.steps)
+    G = o.guidance(s)
     against = None if negative is None else o.sd.embed(negative)
     m = Mask(threshold=s.threshold, share=o.share)
     x_T = random_start(o.sd, G, s)
@@ -182,7 +182,7 @@ METHOD = Method(
     "Plug-and-Play inside a foreground mask",
     MaskedPnP,
     _edit,
-    guidance=lambda o, s: o.guidance(s.steps),
+    guidance=lambda o, s: o.guidance(s),
     needs_source=lambda s: s.word is not None,
     check=_check,
 )

@@ -17,6 +17,10 @@ def never(s: Options) -> bool:
     return False
 
 
+def always(s: Options) -> bool:
+    return True
+
+
 def nothing_to_check(o: Original, prompt: str, s: Options) -> None:
     pass
 
@@ -33,6 +37,7 @@ class Method:
     under_both: whether its features may be taken under both texts of a generated original. own_inversion: it inverts a
     picture in a way of its own, without guidance.
     check: looks at words and files of one prompt before the original is inverted; raises InputError.
+    reads_prompt: whether, with these settings, it reads the prompt; else the settings say what to make of the original.
     uses_source: whether it reads that text where there is one; None: only where it needs it. draws: it draws noise.
     source_scale: the guidance scale of a generated original; None: the edit's own, so that its own text gives it again.
     """
@@ -46,6 +51,7 @@ class Method:
     needs_source: Callable[[Any], bool] = never
     or_else: str = ""
     check: Callable[[Original, str, Any], None] = nothing_to_check
+    reads_prompt: Callable[[Any], bool] = always
     uses_source: Callable[[Any], bool] | None = None
     draws: bool = False
     under_both: bool = True

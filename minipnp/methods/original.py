@@ -19,7 +19,7 @@ from minipnp.guidance import (
 )
 from minipnp.methods.regularised import Regularisation, regularised_inversion
 from minipnp.model import StableDiffusion
-from minipnp.options import NUMBER, SEED, SWITCH, Options, option, whole
+from minipnp.options import NUMBER, SEED, SWITCH, Options, Stepped, option, whole
 from minipnp.pipeline import check_sides, start
 from minipnp.pnp import PnP
 from minipnp.unet import UNet
@@ -142,18 +142,19 @@ class Original:
         """The share of the latent's side at which maps of words are read."""
         return self.sd.advice.share
 
-    def x_0(self, steps: int) -> Tensor:
-        """The clean latent [1, 4, h, w]; a generated original is sampled in so many steps."""
-        return self.guidance(steps).x_0 if self.generated else self._x_0
+    def x_0(self, edit: Stepped) -> Tensor:
+        """The clean latent [1, 4, h, w]; a generated original is sampled in the steps of the edit."""
+        return self.guidance(edit).x_0 if self.generated else self._x_0
 
-    def guidance(self, steps: int, by_source: bool = False) -> Guidance:
-        """The original's denoising, for an edit in so many steps: inverted, or as it was generated.
+    def guidance(self, edit: Stepped, by_source: bool = False) -> Guidance:
+        """The original's denoising, at the levels of an edit: inverted, or as it was generated.
 
         by_source: invert under the source's text, not under the empty prompt.
         """
+        levels = tuple(edit.levels)
         if self.generated:
-            return self.once(("generated", steps), lambda: self._generated(steps))
-        return self.once(("inverted", steps, by_source), lambda: self._inverted(steps, by_source))
+            return self.once(("generated", levels), lambda: self._generated(edit))
+        return self.once(("inverted", levels, by_source), lambda: self._inverted(edit, by_source))
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes; the next time that it is asked for by this key, the same again."""
@@ -161,28 +162,28 @@ class Original:
             self._made[key] = make()
         return self._made[key]
 
-    def _generated(self, steps: int) -> Guidance:
+    def _generated(self, edit: Stepped) -> Guidance:
         height, width = (side * self.sd.vae.config.factor for side in self.latent_sides)
-        x_T = start(self.sd, height, width, self.seed, steps)
+        x_T = start(self.sd, height, width, self.seed, edit)
         scale = SOURCE_SCALE if self.taking.source_scale is None else self.taking.source_scale
-        return guidance_from_text(self.unet, x_T, self.text, self.null, steps, scale, self.taking.both, self.progress)
+        return guidance_from_text(self.unet, x_T, self.text, self.null, edit, scale, self.taking.both, self.progress)
 
-    def _inverted(self, steps: int, by_source: bool) -> Guidance:
+    def _inverted(self, edit: Stepped, by_source: bool) -> Guidance:
         if self._given is not None and not by_source:
-            return self._given.for_steps(steps)
-        reads = self.keep is not None and not by_source and self.inversion.keeps_features(steps)
-        taps = replace(self.keep, steps=steps).taps() if reads else {}
+            return self._given.for_edit(edit)
+        reads = self.keep is not None and not by_source and self.inversion.keeps_features(edit)
+        taps = replace(self.keep, steps=edit.steps, spacing=edit.spacing).taps() if reads else {}
         under = self.text if by_source else self.null
         return guidance_from_latent(
-            self.unet, self._x_0, under, steps, self.inversion, self.progress, taps, self.sd.keeper(len(taps))
+            self.unet, self._x_0, under, edit, self.inversion, self.progress, taps, self.sd.keeper(len(taps))
         )
 
-    def regularised(self, steps: int, how: Regularisation) -> Guidance:
+    def regularised(self, edit: Stepped, how: Regularisation) -> Guidance:
         """x_0 inverted under the source's text with noise that is kept white, as pix2pix-zero does."""
-        args = self.unet, self._x_0, self.text, steps, how, self.progress
-        return self.once(("regularised", steps, how), lambda: regularised_inversion(*args))
+        args = self.unet, self._x_0, self.text, edit, how, self.progress
+        return self.once(("regularised", tuple(edit.levels), how), lambda: regularised_inversion(*args))
 
     @torch.no_grad()
-    def picture(self, steps: int) -> Tensor:
+    def picture(self, edit: Stepped) -> Tensor:
         """The original as the VAE decodes it: [1, 3, H, W], about [−1, 1]."""
-        return self.sd.decode(self.x_0(steps))
+        return self.sd.decode(self.x_0(edit))

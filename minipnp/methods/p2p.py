@@ -33,20 +33,19 @@ from minipnp.methods.align import (
 from minipnp.methods.maps import layers_at, layers_up_to, word_map
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
-from minipnp.methods.words import pair_of, positions, words_of
+from minipnp.methods.words import SOURCE, pair_of, positions, words_of
 from minipnp.options import (
     AMOUNTS,
     SHARE,
     SWITCH,
     WORDS,
     Form,
-    Options,
+    Stepped,
     amount_of_text,
     choice,
     number,
     option,
     scale_option,
-    steps_option,
 )
 from minipnp.slots import Attn, Features, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
@@ -59,10 +58,9 @@ SPANS = Form("WORD=SHARE", shares_of_words, amount_of_text, dict, "WORD=X", repe
 
 
 @dataclass(frozen=True)
-class P2P(Options):
+class P2P(Stepped):
     """The settings of an edit. The defaults are the authors'."""
 
-    steps: int = steps_option()
     cross_replace: Share = option(0.8, "share of the steps with the source's cross-attention maps", SPAN)
     self_replace: Share = option(0.4, "share of the steps with the source's self-attention maps", SPAN)
     self_side: float | None = option(
@@ -185,7 +183,7 @@ def prompt_to_prompt(
     # x*_T ← x_T
     x = G.x_T
     sums = 0
-    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s))):
         cross = ATTENTIONS if edited[i] is not None else ()
         own = layers_up_to(1 / 4 if s.self_side is None else s.self_side) if i in self_steps else ()
         wanted = Tap(q=own, k=own, M=cross or blended)
@@ -220,7 +218,7 @@ def words_to_edit(o: Original, prompt: str, s: P2P) -> WordEdit:
 
     def named(words: Sequence[str]) -> tuple[Positions, Positions]:
         pairs = [pair_of(word) for word in words]
-        before = {word: positions(tokenizer, o.source, word) for word, _ in pairs}
+        before = {word: positions(tokenizer, o.source, word, SOURCE) for word, _ in pairs}
         after = {word: positions(tokenizer, prompt, word) for _, word in pairs}
         return before, after
 
@@ -237,7 +235,7 @@ def words_to_edit(o: Original, prompt: str, s: P2P) -> WordEdit:
 
 
 def _inverted(o: Original, s: P2P) -> Guidance:
-    return o.guidance(s.steps, by_source=True)
+    return o.guidance(s, by_source=True)
 
 
 def _edit(o: Original, prompt: str, negative: str | None, s: P2P) -> Steps:

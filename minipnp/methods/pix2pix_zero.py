@@ -18,6 +18,7 @@ with λ_xa, the defaults.
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -32,7 +33,7 @@ from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
 from minipnp.methods.regularised import Regularisation
 from minipnp.methods.words import pair_of
-from minipnp.options import PATH, PLACE, POSITIVE, SWITCH, Form, Options, option, scale_option, steps_option
+from minipnp.options import PATH, PLACE, POSITIVE, SWITCH, Form, Stepped, option, scale_option
 from minipnp.slots import Attn, Layer, Tap
 from minipnp.unet import ATTENTIONS, UNet
 
@@ -59,7 +60,7 @@ GENERATED_AMOUNT = 0.15
 
 
 @dataclass(frozen=True)
-class Pix2PixZero(Options):
+class Pix2PixZero(Stepped):
     """The settings of an edit.
 
     authors: as their code, not their paper, has it: the maps of both branches are compared, each branch steps an x of
@@ -67,7 +68,6 @@ class Pix2PixZero(Options):
     In the inversion, too, their code's form is taken.
     """
 
-    steps: int = steps_option()
     scale: float = scale_option(5.0)
     amount: float | None = option(
         None, f"amount λ_xa of cross-attention guidance (default: {AMOUNT}; generated {GENERATED_AMOUNT})", POSITIVE
@@ -127,7 +127,7 @@ def pix2pix_zero(
     Yields (level, latent [1, 4, h, w]) after each step.
     """
     c = G.texts[-1:]
-    levels = G.levels(s.steps)
+    levels = G.levels(s)
     if direction.shape != c.shape:
         raise InputError(f"an edit direction {list(direction.shape)} does not fit text embeddings {list(c.shape)}")
     edited = c + direction.to(c)
@@ -174,9 +174,9 @@ def _direction_for(o: Original, prompt: str, s: Pix2PixZero) -> Tensor:
 def _inverted(o: Original, s: Pix2PixZero) -> Guidance:
     """The regularised inversion of a picture; a generated original is not inverted."""
     if o.generated:
-        return o.guidance(s.steps)
+        return o.guidance(s)
     how = Regularisation(s.lambda_ac, s.lambda_kl, gain=s.gain, seed=o.seed, authors=s.authors)
-    return o.regularised(s.steps, how)
+    return o.regularised(s, how)
 
 
 def _edit(o: Original, prompt: str, negative: str | None, s: Pix2PixZero) -> Steps:
@@ -187,8 +187,16 @@ def _edit(o: Original, prompt: str, negative: str | None, s: Pix2PixZero) -> Ste
     return pix2pix_zero(o.unet, _inverted(o, s), delta, o.against(negative) if o.generated else None, s)
 
 
+def _between_texts(s: Pix2PixZero) -> bool:
+    """Whether the direction goes from the source's text to the prompt."""
+    return not (s.change or s.direction_file)
+
+
 def _check(o: Original, prompt: str, s: Pix2PixZero) -> None:
     direction_for(o, prompt, s)
+    before = pair_of(s.change or "")[0]
+    if o.source and before and not before.endswith(".txt") and before.lower() not in o.source.lower():
+        warnings.warn(f"--change: {before!r} is not in the source's text {o.source!r}", stacklevel=2)
 
 
 METHOD = Method(
@@ -197,7 +205,8 @@ METHOD = Method(
     Pix2PixZero,
     _edit,
     guidance=_inverted,
-    needs_source=lambda s: not (s.change or s.direction_file),
+    needs_source=_between_texts,
+    reads_prompt=_between_texts,
     check=_check,
     or_else=", --change WORD=WORD, or --direction",
     uses_source=lambda s: True,

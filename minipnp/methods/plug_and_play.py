@@ -11,7 +11,7 @@ from minipnp.slots import Tap
 
 
 def _edit_together(o: Original, prompts: Sequence[str], negative: str | None, s: PnP) -> Steps:
-    return translation(o.sd, o.guidance(s.steps), prompts, negative, s)
+    return translation(o.sd, o.guidance(s), prompts, negative, s)
 
 
 def _edit(o: Original, prompt: str, negative: str | None, s: PnP) -> Steps:
@@ -24,7 +24,7 @@ METHOD = Method(
     PnP,
     _edit,
     together=_edit_together,
-    guidance=lambda o, s: o.guidance(s.steps),
+    guidance=lambda o, s: o.guidance(s),
     source_scale=SOURCE_SCALE,
 )
 
@@ -48,7 +48,7 @@ def evaluations(
     if inversion is None:
         due["guidance"] = s.steps * (1 if source_scale in (0, 1) else 2)
     else:
-        up, down = inversion.schedule(s.steps)
+        up, down = inversion.schedule(s)
         last = bool(there) and not down  # the one level at which only features are taken
         first = {"next": len(up), "current": len(up) + last, "last": 1}[inversion.at]
         due["inversion"] = first + len(up) * inversion.iterations

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipnp.ddim import Eps, invert, step, timesteps
+from minipnp.ddim import Eps, check_start, invert, step
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Progress, guidance_from_text, silent
+from minipnp.options import Stepped
 from minipnp.unet import UNet
 
 Shift = Callable[[int], int]  # n → a shift of 1 to n − 1 cells
@@ -113,28 +114,29 @@ def regularised_inversion(
     unet: UNet,
     x_0: Tensor,
     caption: Tensor,
-    steps: int = 50,
+    edit: Stepped = Stepped(),
     how: Regularisation = Regularisation(),
     progress: Progress = silent,
     shift: Shift | None = None,
 ) -> Guidance:
-    """x_0 [1, 4, h, w] → x_T and the latents on the way, at the levels of an edit in as many steps.
+    """x_0 [1, 4, h, w] → x_T and the latents on the way, at the levels of an edit.
 
     caption: the embedding [1, 77, width] of what the picture shows, or of "". shift: another source of shifts.
     """
-    levels = timesteps(steps)
+    levels = edit.levels
+    check_start(levels, inverted=True)
     shift = shift or partial(random.Random(how.seed).randrange, 1)
-    if how.authors and steps < 3:
-        raise InputError(f"{steps} steps: the authors' schedule leaves out two; give 3 or more")
+    if how.authors and edit.steps < 3:
+        raise InputError(f"{edit.steps} steps: the authors' schedule leaves out two; give 3 or more")
 
     def eps(x: Tensor, t: int) -> Tensor:
         return regularised(unet(x, t, caption), how, shift)
 
     up = authors_invert(eps, x_0, levels) if how.authors else invert(eps, x_0, levels, how.at, iterations=0)
-    latents = dict(progress(up, steps - 2 * how.authors, "inversion"))
+    latents = dict(progress(up, edit.steps - 2 * how.authors, "inversion"))
     x_T = latents[max(latents)]
     if how.resample or how.authors:
-        return replace(guidance_from_text(unet, x_T, caption, caption, steps, 1.0, progress=progress), x_0=x_0)
+        return replace(guidance_from_text(unet, x_T, caption, caption, edit, 1.0, progress=progress), x_0=x_0)
     return Guidance(latents, x_T, x_0, caption)
 
 

@@ -10,28 +10,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minipnp.ddim import CLEAN, guided, noise, sample, timesteps
+from minipnp.ddim import guided, noise, sample
+from minipnp.errors import InputError
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
-from minipnp.options import SHARE, Options, option, scale_option, steps_option
+from minipnp.options import SHARE, Stepped, option, scale_option
 from minipnp.unet import UNet
 
 STRENGTHS = (0.25, 0.5, 0.75)  # the Plug-and-Play paper compares three, "low" to "high", without saying which
 
 
 @dataclass(frozen=True)
-class SDEdit(Options):
-    """The settings of an edit. A strength of 0 gives the picture itself."""
+class SDEdit(Stepped):
+    """The settings of an edit. Raises InputError for a strength of less than one step."""
 
-    steps: int = steps_option()
     strength: float = option(0.5, "share of the steps that run, the cleanest ones", SHARE)
     scale: float = scale_option(7.5)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.sampled:
+            least = f"{1 / self.steps:.2g}"
+            raise InputError(f"strength {self.strength:g} of {self.steps} steps is none: give {least} or more")
+
     @property
-    def levels(self) -> list[int]:
+    def sampled(self) -> list[int]:
         """The levels that are sampled, noisiest first. A part of a step is left out."""
         n = math.floor(self.steps * self.strength + 1e-9)
-        return timesteps(self.steps)[self.steps - n :]
+        return self.levels[self.steps - n :]
 
 
 @torch.no_grad()
@@ -41,20 +47,16 @@ def sdedit(
     """x_0: the picture's latent [1, 4, h, w]; z: noise ~ N(0, 1) of the same shape. text, null: the target prompt's
     embedding [1, 77, width], and that of the empty or of a negative prompt.
 
-    Yields (level, latent) after each step; where no step runs, (0, x_0).
+    Yields (level, latent) after each step.
     """
-    levels = s.levels
-    if not levels:
-        yield CLEAN, x_0
-        return
-    x = noise(x_0, z, levels[0])  # Eq. (1)
-    yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), x, levels)
+    x = noise(x_0, z, s.sampled[0])  # Eq. (1)
+    yield from sample(lambda x, t: guided(unet, x, t, text, null, s.scale), x, s.sampled)
 
 
 def _edit(o: Original, prompt: str, negative: str | None, s: SDEdit) -> Steps:
     """A generated original began with the noise of its seed, so that of the next is added to it."""
     z = o.noise(o.seed + o.generated)
-    return sdedit(o.unet, o.x_0(s.steps), z, o.sd.embed(prompt), o.against(negative), s)
+    return sdedit(o.unet, o.x_0(s), z, o.sd.embed(prompt), o.against(negative), s)
 
 
 METHOD = Method(

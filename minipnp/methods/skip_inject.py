@@ -15,16 +15,15 @@ from minipnp.guidance import Guidance
 from minipnp.methods.align import steps_in
 from minipnp.methods.method import Method, Steps
 from minipnp.methods.original import Original
-from minipnp.options import LAYERS, SHARE, Options, option, scale_option, steps_option
+from minipnp.options import LAYERS, SHARE, Stepped, option, scale_option
 from minipnp.slots import Features, Layer, Tap, decoder
 from minipnp.unet import UNet
 
 
 @dataclass(frozen=True)
-class SkipInject(Options):
+class SkipInject(Stepped):
     """The settings of an edit. Layer i of the decoder is given the output of encoder row 11 − i."""
 
-    steps: int = steps_option()
     tau_s: float = option(0.8, "share of the steps in which skip connections are injected", SHARE)
     s_layers: tuple[Layer, ...] = option(
         decoder(4, 5), "decoder layers that take the original's skip connection", LAYERS
@@ -42,7 +41,7 @@ def skip_inject(
     """
     injected_steps = steps_in(s.tau_s, s.steps)
     x = G.x_T
-    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s))):
         injected = Features()
         if i in injected_steps:
             _, injected = unet.tap(G.latents[t], t, G.texts, Tap(s=s.s_layers), stop=True)
@@ -51,7 +50,7 @@ def skip_inject(
 
 
 def _edit(o: Original, prompt: str, negative: str | None, s: SkipInject) -> Steps:
-    return skip_inject(o.unet, o.guidance(s.steps), o.sd.embed(prompt), o.against(negative), s)
+    return skip_inject(o.unet, o.guidance(s), o.sd.embed(prompt), o.against(negative), s)
 
 
 METHOD = Method(
@@ -59,5 +58,5 @@ METHOD = Method(
     "SkipInject: the source's skip connections into decoder layers 4 and 5",
     SkipInject,
     _edit,
-    guidance=lambda o, s: o.guidance(s.steps),
+    guidance=lambda o, s: o.guidance(s),
 )

@@ -7,12 +7,15 @@ from itertools import islice
 from minipnp.errors import InputError
 from minipnp.tokenizer import ROOM, Tokenizer
 
+SOURCE = "the source's text"
 
-def positions(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
+
+def positions(tokenizer: Tokenizer, prompt: str, word: str, text: str = "the prompt") -> list[int]:
     """Positions in the row (1...75) of the tokens of a word or phrase, for all its occurrences in the prompt.
 
     Words are what stands between blanks, in any case, without the punctuation around them: "cat" is in "A (CAT)!",
-    not in "cats". InputError: it is not in the prompt, or an occurrence is cut off at 75 tokens.
+    not in "cats". text: what the prompt is called in errors. InputError: it is not in the prompt, or an occurrence is
+    cut off at 75 tokens.
     """
     words = tokenizer.split(prompt)
     phrase = [_core(w) for w in tokenizer.split(word)]
@@ -20,7 +23,7 @@ def positions(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
     n = len(phrase)
     hits = {i + k for i in range(len(words)) for k in range(n) if cores[i : i + n] == phrase}
     if not hits:
-        raise InputError(f"{word!r} is not in the prompt, its words: {', '.join(dict.fromkeys(cores)) or '(none)'}")
+        raise InputError(f"{word!r} is not in {text}, its words: {', '.join(dict.fromkeys(cores)) or '(none)'}")
     marks = []  # for each byte of the prompt without its blanks: does it belong to the word?
     for i, (w, core) in enumerate(zip(words, cores, strict=True)):
         before, after = w.split(core, 1)
@@ -28,7 +31,7 @@ def positions(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
     marks = iter(marks)
     found = [position for position, size in enumerate(_sizes(tokenizer, prompt), 1) if sum(islice(marks, size))]
     if found[-1] > ROOM:
-        raise InputError(f"{word!r} is cut off, the prompt is over {ROOM} tokens: shorten it")
+        raise InputError(f"{word!r} is cut off, {text} is over {ROOM} tokens: shorten it")
     return found
 
 
@@ -61,7 +64,7 @@ def pair_of(word: str) -> tuple[str, str]:
 def word_positions(tokenizer: Tokenizer, source: str, prompt: str, word: str) -> tuple[list[int], list[int]]:
     """Positions of a word, "horse" or "horse=cow", in the source's prompt and in the target's."""
     before, after = pair_of(word)
-    return positions(tokenizer, source, before), positions(tokenizer, prompt, after)
+    return positions(tokenizer, source, before, SOURCE), positions(tokenizer, prompt, after)
 
 
 def _sizes(tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -14,12 +14,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from minipnp.ddim import CLEAN, guided, invert, noise, sample, timesteps
+from minipnp.ddim import CLEAN, guided, invert, noise, sample
 from minipnp.errors import InputError
 from minipnp.guidance import SOURCE_SCALE, Inversion, Progress, silent
 from minipnp.model import StableDiffusion
+from minipnp.options import Stepped
 from minipnp.pipeline import check_sides, start
-from minipnp.pnp import PnP
 from minipnp.slots import Layer, Part, Tap
 from minipnp.unet import ATTENTIONS, TABLE
 from minipnp.weights import finite
@@ -43,7 +43,7 @@ def inverted(
     picture: Tensor,
     ts: Collection[int],
     prompt: str = "",
-    steps: int = PnP.steps,
+    steps: Stepped = Stepped(),
     progress: Progress = silent,
 ) -> Seen:
     """x_t by DDIM inversion under `prompt`, unguided. picture: [1, 3, H, W] in [−1, 1]. It ends at the largest of `ts`.
@@ -51,7 +51,7 @@ def inverted(
     InputError: a t that an inversion in so many steps does not meet.
     """
     up = [t for t in levels(ts, steps) if t <= max(ts)]
-    how = Inversion(steps)
+    how = Inversion()
     x_0 = encoded(sd, picture)
     text = sd.embed(prompt)
     met = progress(invert(lambda x, t: sd.unet(x, t, text), x_0, up, how.at, how.iterations), len(up), "inversion")
@@ -76,7 +76,7 @@ def generated(
     prompt: str,
     ts: Collection[int],
     seed: int = 0,
-    steps: int = PnP.steps,
+    steps: Stepped = Stepped(),
     scale: float = SOURCE_SCALE,
     size: int | None = None,
     progress: Progress = silent,
@@ -92,7 +92,7 @@ def generated(
     x = start(sd, side, side, seed, steps)
     met = {down[0]: x}
     denoising = sample(lambda x, t: guided(sd.unet, x, t, text, null, scale), x, down)
-    met |= progress(denoising, steps, "sampling")
+    met |= progress(denoising, steps.steps, "sampling")
     return Seen({t: met[t] for t in ts}, text, met[CLEAN])
 
 
@@ -134,15 +134,16 @@ def check_layers(of: str, layers: Sequence[Layer]) -> None:
         raise InputError("f is looked at in the decoder: give its layers, 0 to 11")
 
 
-def levels(ts: Collection[int], steps: int) -> list[int]:
-    """The timesteps of so many steps, noisiest first. InputError: one of `ts` is not among them."""
+def levels(ts: Collection[int], steps: Stepped) -> list[int]:
+    """The levels of the steps, noisiest first. InputError: one of `ts` is not among them."""
     check_range(ts)
-    there = timesteps(steps)
+    there = steps.levels
     for t in ts:
         if t not in there:
             near = sorted(sorted(there, key=lambda level: abs(level - t))[:2])
             raise InputError(
-                f"t = {t} is not met in {steps} steps: give {' or '.join(map(str, near))}, or 999 steps, which meet all"
+                f"t = {t} is not met in {steps.steps} steps with {steps.spacing} timesteps: give "
+                f"{' or '.join(map(str, near))}, or 999 steps with leading ones, which meet all"
             )
     return there
 

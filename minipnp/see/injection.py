@@ -59,7 +59,7 @@ def injections(
     union = every(s, variants)
     alphas = s.alphas()
     x = [noise if v.random else G.x_T for v in variants]
-    for i, (t, t_prev) in enumerate(pairs(G.levels(s.steps))):
+    for i, (t, t_prev) in enumerate(pairs(G.levels(s))):
         source = guidance_features(unet, G, i, t, union)
         for j, v in enumerate(variants):
             injected = source.only(replace(s, f_layers=v.f, A_layers=v.A).tap(i))

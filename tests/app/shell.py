@@ -34,9 +34,13 @@ ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def translate(method, *options, image=CAT, prompt=PROMPT):
-    """Edits the cat."""
-    given = [f"--image={image}"] if image else []
-    return main(["translate", f"--method={method}", f"--prompt={prompt}", *given, *QUICK, *EDITS[method], *options])
+    """Edits the cat in two steps. An option stands in the place of the usual one, a direction in that of the prompt."""
+    names = {option.partition("=")[0] for option in options} - {"--prompt"}  # of which there may be several
+    usual = [f"--method={method}", *([f"--image={image}"] if image else []), *QUICK, *EDITS[method]]
+    if not names & {"--change", "--direction"}:
+        usual.append(f"--prompt={prompt}")
+    kept = [option for option in usual if option.partition("=")[0] not in names]
+    return main(["translate", *kept, *options])
 
 
 def files(folder) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from minipnp.measure.evaluation import Plan, original_of, result
 from minipnp.methods.masked_pnp import MaskedPnP
 from minipnp.methods.original import Original
 from minipnp.methods.registry import METHODS, edit
-from minipnp.options import options_of
+from minipnp.options import Stepped, options_of
 from minipnp.pipeline import Sampling
 from minipnp.pnp import PnP
 from minipnp.see.sheet import sheet
@@ -54,7 +54,7 @@ def expected(sd) -> Image.Image:
     """The translation in Python, in 2 steps, with all advice written out."""
     picture = to_tensor(fit(read_image(CAT), sd.size, sd.multiple))
     s = PnP(2, scale=4.0, f_layers=(6, 7), tau_f=0.6, tau_A=0.7)
-    G = minipnp.guidance_from_picture(sd, picture, 2, keep=s)
+    G = minipnp.guidance_from_picture(sd, picture, Stepped(2), keep=s)
     return to_image(minipnp.translate(sd, G, [PROMPT], settings=s)[0])
 
 
@@ -133,7 +133,7 @@ def test_python_has_it_by_one_call(sd, expected):
     assert sd.advised(PnP, steps=2) == PnP(2, scale=4.0, f_layers=(6, 7), tau_f=0.6, tau_A=0.7)
     assert sd.advised(PnP, scale=9).scale == 9 and sd.advised(Sampling).scale == 4.0
     picture = to_tensor(fit(read_image(CAT), sd.size, sd.multiple))
-    G = minipnp.guidance_from_picture(sd, picture, 2, keep=sd.advised(PnP, steps=2))
+    G = minipnp.guidance_from_picture(sd, picture, Stepped(2), keep=sd.advised(PnP, steps=2))
     assert to_image(minipnp.translate(sd, G, [PROMPT])[0]).tobytes() == expected.tobytes()
     o = Original.from_picture(sd, picture, keep=sd.advised(PnP, steps=2))
     assert to_image(edit(o, PROMPT, sd.advised(PnP, steps=2))[0]).tobytes() == expected.tobytes()

@@ -24,7 +24,7 @@ def test_one_sheet_and_one_table(capsys):
 
 
 def test_the_methods_are_chosen(capsys):
-    assert main([*CATS, *QUICK, "--methods=pnp,sdedit-0.5", "--methods=pnp,p2p", "--out=o"]) == 0
+    assert main([*CATS, *QUICK, "--methods=pnp,p2p", "--out=o"]) == 0
     assert len(run_of("o")["table"]) == 4
     assert main([*CATS, *QUICK, "--methods=magic"]) == 2
     assert "give some of pnp" in capsys.readouterr().err
@@ -72,6 +72,6 @@ def test_what_would_change_nothing_is_refused(argv, says, unloaded, capsys):
 
 
 def test_the_example_is_of_any_method_and_says_only_what_concerns_it():
-    assert main(["compare", *QUICK, "--methods=pnp", "--out=o"]) == 0
+    assert main(["compare", *QUICK, "--timesteps=trailing", "--methods=pnp", "--out=o"]) == 0
     run = run_of("o")
     assert len(run["table"]) == 3 and not run["notes"]

@@ -35,7 +35,7 @@ from minipnp.methods.regularised import Regularisation
 from minipnp.methods.sdedit import SDEdit
 from minipnp.methods.skip_inject import SkipInject
 from minipnp.methods.words import positions
-from minipnp.options import Options, options_of
+from minipnp.options import Options, Stepped, options_of
 from minipnp.pnp import PnP
 
 pytest_plugins = ["shell_fixtures"]
@@ -69,7 +69,7 @@ def given(sd, picture, monkeypatch):
             def record(*args, **how):
                 calls[name] = args
                 assert not how
-                return o.guidance(2) if name == "regularised_inversion" else iter([(0, o.x_0(2))])
+                return o.guidance(Stepped(2)) if name == "regularised_inversion" else iter([(0, o.x_0(Stepped(2)))])
 
             return record
 
@@ -95,7 +95,7 @@ def test_prompt_to_prompt_is_given_what_was_asked_for(given):
     o, calls = given(asked)
     _, G, source, target, null, words, s = calls["prompt_to_prompt"]
     where = functools.partial(positions, o.sd.tokenizer)
-    assert G is o.guidance(2, by_source=True) and torch.equal(source, o.text)
+    assert G is o.guidance(Stepped(2), by_source=True) and torch.equal(source, o.text)
     assert torch.equal(target, o.sd.embed(PROMPT)) and torch.equal(null, o.text) and s == asked
     assert words.weights == dict.fromkeys(where(PROMPT, "tiger"), 2.0)
     assert words.shares == dict.fromkeys(where(PROMPT, "teal"), 0.6)
@@ -117,7 +117,7 @@ def test_masactrl_is_given_what_was_asked_for(given):
     asked = MasaCtrl(2, 3.0, start_step=1, start_layer=9, threshold=0.2, word="cat=tiger")
     o, calls = given(asked, "red")
     _, G, target, null, words, s = calls["masactrl"]
-    assert torch.equal(G.texts, torch.cat([o.null, o.text])) and G.x_T is o.guidance(2).x_T
+    assert torch.equal(G.texts, torch.cat([o.null, o.text])) and G.x_T is o.guidance(Stepped(2)).x_T
     assert torch.equal(target, o.sd.embed(PROMPT)) and torch.equal(null, o.sd.embed("red"))
     assert words == (positions(o.sd.tokenizer, SOURCE, "cat"), positions(o.sd.tokenizer, PROMPT, "tiger"))
     assert s == replace(asked, mask_share=o.share)
@@ -128,8 +128,8 @@ def test_masactrl_is_given_what_was_asked_for(given):
 def test_pix2pix_zero_is_given_what_was_asked_for(given):
     how = dict(scale=3.0, amount=0.3, lambda_ac=5.0, lambda_kl=6.0, gain=0.5, authors=True)
     o, calls = given(Pix2PixZero(2, change="cat=dog", **how))
-    _, x_0, source, steps, regularisation, _ = calls["regularised_inversion"]
-    assert x_0 is o.x_0(2) and torch.equal(source, o.text) and steps == 2
+    _, x_0, source, edit, regularisation, _ = calls["regularised_inversion"]
+    assert x_0 is o.x_0(Stepped(2)) and torch.equal(source, o.text) and edit.levels == [501, 1]
     assert regularisation == Regularisation(5.0, 6.0, gain=0.5, seed=7, authors=True)
     _, G, delta, against, s = calls["pix2pix_zero"]
     assert against is None and s == Pix2PixZero(2, change="cat=dog", **how)
@@ -138,28 +138,30 @@ def test_pix2pix_zero_is_given_what_was_asked_for(given):
     assert torch.equal(calls["pix2pix_zero"][2], o.sd.embed(PROMPT) - o.text)
     o, calls = given(Pix2PixZero(2), negative="red", generated=True)
     _, G, _, against, s = calls["pix2pix_zero"]
-    assert "regularised_inversion" not in calls and G is o.guidance(2)
+    assert "regularised_inversion" not in calls and G is o.guidance(Stepped(2))
     assert s.amount == 0.15 and torch.equal(against, o.sd.embed("red"))
 
 
 def test_the_others_are_given_what_was_asked_for(given):
     o, calls = given(PnP(2, scale=3.0, tau_f=0.6, tau_A=0.4), "red")
     _, G, (target,), null, negative, s, x_T = calls["plug_and_play"]
-    assert s == PnP(2, scale=3.0, tau_f=0.6, tau_A=0.4) and G is o.guidance(2) and x_T is None
+    assert s == PnP(2, scale=3.0, tau_f=0.6, tau_A=0.4) and G is o.guidance(Stepped(2)) and x_T is None
     assert torch.equal(target, o.sd.embed(PROMPT)) and torch.equal(null, o.null)
     assert torch.equal(negative, o.sd.embed("red"))
     o, calls = given(PnP(2, random_start=9))
     assert calls["plug_and_play"][4] is None and torch.equal(calls["plug_and_play"][6], o.noise(9))
-    o, calls = given(SDEdit(2, 0.4, 3.0), "red")
+    o, calls = given(SDEdit(2, 0.6, 3.0), "red")
     _, x_0, z, target, null, s = calls["sdedit"]
-    assert s == SDEdit(2, 0.4, 3.0) and x_0 is o.x_0(2) and torch.equal(z, o.noise(7))
+    assert s == SDEdit(2, 0.6, 3.0) and x_0 is o.x_0(Stepped(2)) and torch.equal(z, o.noise(7))
     assert torch.equal(target, o.sd.embed(PROMPT)) and torch.equal(null, o.sd.embed("red"))
     o, calls = given(DDIMSwap(2, 3.0), "red")
     _, G, target, null, s = calls["ddim_swap"]
-    assert G is o.guidance(2, by_source=True) and s == DDIMSwap(2, 3.0) and torch.equal(null, o.sd.embed("red"))
+    assert (
+        G is o.guidance(Stepped(2), by_source=True) and s == DDIMSwap(2, 3.0) and torch.equal(null, o.sd.embed("red"))
+    )
     o, calls = given(SkipInject(2, 0.6, scale=3.0), "red")
     _, G, target, null, s = calls["skip_inject"]
-    assert G is o.guidance(2) and s == SkipInject(2, 0.6, scale=3.0) and torch.equal(null, o.sd.embed("red"))
+    assert G is o.guidance(Stepped(2)) and s == SkipInject(2, 0.6, scale=3.0) and torch.equal(null, o.sd.embed("red"))
 
 
 def test_masked_pnp_is_given_what_was_asked_for(given):
@@ -174,13 +176,15 @@ def test_masked_pnp_is_given_what_was_asked_for(given):
 
 def test_an_inversion_is_made_once_for_all_methods(sd, picture, passes):
     o = Original.from_picture(sd, picture, SOURCE, inversion=TWO)
-    assert o.guidance(2) is o.guidance(2) and o.guidance(2) is not o.guidance(2, by_source=True)
+    assert o.guidance(Stepped(2)) is o.guidance(Stepped(2)) and o.guidance(Stepped(2)) is not o.guidance(
+        Stepped(2), by_source=True
+    )
     assert torch.equal(edit(o, PROMPT, DDIMSwap(2)), edit(o, PROMPT, DDIMSwap(2)))
     passes.clear()
     edit(o, PROMPT, P2P(2, cross_replace=0.0, self_replace=0.0))
     assert sum(passes) == 4  # its own two steps of two texts: DDIM's inversion serves it
-    assert o.regularised(2, Regularisation()) is o.regularised(2, Regularisation())
-    assert o.regularised(2, Regularisation()) is not o.regularised(2, Regularisation(seed=1))
+    assert o.regularised(Stepped(2), Regularisation()) is o.regularised(Stepped(2), Regularisation())
+    assert o.regularised(Stepped(2), Regularisation()) is not o.regularised(Stepped(2), Regularisation(seed=1))
 
 
 def test_a_direction_is_made_once_for_the_check_and_the_edit(sd, picture, monkeypatch):
@@ -197,19 +201,21 @@ def test_features_kept_with_the_inversion_make_the_same_picture_to_the_bit(sd, p
     how = minipnp.Inversion(steps=4, at="current")
     keeping, plain = (Original.from_picture(sd, picture, SOURCE, inversion=how, keep=keep) for keep in (s, None))
     assert torch.equal(edit(keeping, PROMPT, s), edit(plain, PROMPT, s))
-    assert len(keeping.guidance(4).features) == 3 and not plain.guidance(4).features
+    assert len(keeping.guidance(Stepped(4)).features) == 3 and not plain.guidance(Stepped(4)).features
 
 
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if name != "masked-pnp"])
 def test_a_guidance_is_an_original_too(sd, picture, method):
     s = METHODS[method].settings.given({"steps": 2, "start_step": 0})
-    G = minipnp.guidance_from_picture(sd, picture, 2)
+    G = minipnp.guidance_from_picture(sd, picture, Stepped(2))
     here, there = (
         Original.from_guidance(sd, G, SOURCE, inversion=TWO),
         Original.from_picture(sd, picture, SOURCE, inversion=TWO),
     )
     assert torch.equal(edit(here, PROMPT, s), edit(there, PROMPT, s))
-    assert torch.equal(here.picture(2), there.picture(2)) and here.latent_sides == there.latent_sides == (32, 32)
+    assert torch.equal(
+        here.picture(Stepped(2)), there.picture(Stepped(2))
+    ) and here.latent_sides == there.latent_sides == (32, 32)
 
 
 def test_sdedit_of_a_generated_picture_does_not_begin_with_that_picture_s_own_noise(sd, monkeypatch):

@@ -36,7 +36,7 @@ def kept(here):
         ["--like=plug-and-play", "--inversion-steps=2", "--resample=2", "--seed=3"],
     ],
 )
-def test_a_guidance_from_a_file_makes_the_same_bytes(how, passes, capsys):
+def test_a_guidance_from_a_file_makes_the_same_picture(how, passes, capsys):
     settled = [o for o in how if o != "--features"]
     like = [o for o in how if "like" in o]
     assert main(["translate", *QUICK, *settled, str(HORSE), COW, "--out=direct"]) == 0
@@ -44,7 +44,7 @@ def test_a_guidance_from_a_file_makes_the_same_bytes(how, passes, capsys):
     assert capsys.readouterr().out.split()[-1] == "g/horse.safetensors" and os.listdir("g") == ["horse.safetensors"]
     passes.clear()
     assert main(["translate", *MODEL, *like, "--guidance=g/horse.safetensors", COW, "--out=o"]) == 0
-    assert files("o")["translation.png"] == files("direct")["translation.png"]
+    assert pixels("o/translation.png") == pixels("direct/translation.png")
     assert passes == ([2, 2] if "--features" in how else [1, 2, 1, 2] if like else [1, 2, 2])
 
 
@@ -59,7 +59,7 @@ def test_a_guidance_with_nan_is_not_kept(capsys, monkeypatch):
 
     monkeypatch.setattr(invert, "guidance_from_picture", overflown)
     assert main(["invert", *QUICK, f"--image={CAT}", "--out=cat.safetensors"]) == 2
-    assert capsys.readouterr().err == "minipnp: error: NaN in the guidance: try --dtype float32\n"
+    assert capsys.readouterr().err.endswith("minipnp: error: NaN in the guidance: try --dtype float32\n")
     assert os.listdir() == []
 
 
@@ -119,7 +119,7 @@ def test_a_guidance_file_serves_an_edit_in_fewer_steps():
     assert main(["invert", *MODEL, *how, "--steps=4", str(HORSE), "--out=g.safetensors"]) == 0
     assert main(["translate", *QUICK, COW, "--guidance=g.safetensors", "--reconstruct", "--out=o"]) == 0
     assert main(["translate", *QUICK, COW, *how, str(HORSE), "--reconstruct", "--out=direct"]) == 0
-    assert files("o")["translation.png"] == files("direct")["translation.png"]
+    assert pixels("o/translation.png") == pixels("direct/translation.png")
     again, direct = (run_of(out)["psnr"] for out in ("o", "direct"))
     assert again["guidance"] == direct["VAE round trip"]
     assert run_of("o")["residuals"].keys() == run_of("direct")["residuals"].keys()
@@ -132,7 +132,7 @@ def test_a_guidance_file_serves_an_edit_in_fewer_steps():
         (["x.png"], "--image changes nothing, settled by --guidance: leave it out"),
         (["--inversion-steps=5"], "--inversion-steps changes nothing, settled by --guidance"),
         (["--size=32", "--seed=1"], "--size changes nothing, settled by --guidance"),
-        (["--steps=3"], "horse.safetensors: made for an edit in 2 steps: give --steps 2, or `minipnp invert` again"),
+        (["--steps=3"], "horse.safetensors: it does not serve 3 steps with leading timesteps: give --steps 2 "),
         (["--alpha=0.5"], "give --negative too"),
         (["--dtype=bfloat16"], "its features are float32; give --dtype float32"),
         (["--prediction-type=v"], "made with other weights (another prediction type)"),
@@ -140,7 +140,9 @@ def test_a_guidance_file_serves_an_edit_in_fewer_steps():
 )
 def test_a_guidance_file_that_does_not_fit_is_refused(kept, more, says, capsys):
     assert main(["translate", *MODEL, kept, COW, *more, "--out=o"]) == 2
-    assert re.fullmatch(f"minipnp: error: .*{re.escape(says)}.*\n", capsys.readouterr().err) and not Path("o").exists()
+    *noted, said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(f"minipnp: error: .*{re.escape(says)}.*", said) and not Path("o").exists()
+    assert all(line.startswith("note: 2 steps begin at") for line in noted)
 
 
 def test_a_guidance_file_of_other_weights_is_refused(kept, monkeypatch, capsys):
@@ -171,7 +173,10 @@ def test_a_guidance_file_that_was_sampled_again_belongs_to_its_steps(capsys):
     how = ["--steps=4", "--inversion-steps=4", "--resample=4"]
     assert main(["invert", *MODEL, *how, str(HORSE), "--out=g.safetensors"]) == 0
     assert main(["translate", *QUICK, "--guidance=g.safetensors", COW, "--out=o"]) == 2
-    assert "made for an edit in 4 steps: give --steps 4" in capsys.readouterr().err
+    assert (
+        "does not serve 2 steps with leading timesteps: give --steps 4 --timesteps leading, or"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("broken", ["missing", "cut", "weights", "text"])

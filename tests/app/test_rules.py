@@ -18,6 +18,7 @@ from minipnp.methods.masactrl import MasaCtrl, masactrl
 from minipnp.methods.masked_pnp import Mask, Word, masked_plug_and_play
 from minipnp.methods.p2p import P2P, LocalBlend, WordEdit, prompt_to_prompt
 from minipnp.methods.words import positions
+from minipnp.options import Stepped
 from minipnp.pnp import PnP
 
 pytest_plugins = ["shell_fixtures"]
@@ -50,7 +51,7 @@ def test_features_of_the_inversion_serve_the_edit_only_where_they_are_those_of_i
     assert translate("pnp", f"--inversion-at={at}", "--fixed-point=0", *MORE) == 0
     made = len(passes)
     picture = to_tensor(fit(read_image(CAT), sd.size, sd.multiple))
-    G = minipnp.guidance_from_picture(sd, picture, STEPS, how)
+    G = minipnp.guidance_from_picture(sd, picture, Stepped(STEPS), how)
     again = minipnp.translate(sd, G, [PROMPT], settings=sd.advised(PnP, steps=STEPS, scale=3))
     to_image(again[0]).save("expected.png")
     assert pixels("o/translation.png") == pixels("expected.png")
@@ -60,7 +61,7 @@ def test_features_of_the_inversion_serve_the_edit_only_where_they_are_those_of_i
 def test_masactrl_reads_words_at_the_latent_s_whole_side(cat):
     sd, x_0, text, target, null = cat
     assert translate("masactrl", "--start-step=0", *MORE) == 0
-    G = replace(guidance_from_latent(sd.unet, x_0, null, STEPS), texts=torch.cat([null, text]))
+    G = replace(guidance_from_latent(sd.unet, x_0, null, Stepped(STEPS)), texts=torch.cat([null, text]))
     words = positions(sd.tokenizer, SOURCE, "cat"), positions(sd.tokenizer, PROMPT, "tiger")
     s = MasaCtrl(STEPS, 3.0, start_step=0)
     assert same(sd, masactrl(sd.unet, G, target, null, words, replace(s, mask_share=1.0)))
@@ -70,7 +71,7 @@ def test_masactrl_reads_words_at_the_latent_s_whole_side(cat):
 def test_the_mask_of_plug_and_play_is_read_at_the_latent_s_whole_side(cat):
     sd, x_0, text, target, null = cat
     assert translate("masked-pnp", "--inversion-at=current", "--fixed-point=0", *MORE) == 0
-    G = guidance_from_latent(sd.unet, x_0, null, STEPS, Inversion(at="current", iterations=0))
+    G = guidance_from_latent(sd.unet, x_0, null, Stepped(STEPS), Inversion(at="current", iterations=0))
     word = Word(text, positions(sd.tokenizer, SOURCE, "cat"), positions(sd.tokenizer, PROMPT, "tiger"))
     s = sd.advised(PnP, steps=STEPS, scale=3)
     for side, expected in ((1.0, True), (1 / 4, False)):
@@ -81,7 +82,7 @@ def test_the_mask_of_plug_and_play_is_read_at_the_latent_s_whole_side(cat):
 def test_prompt_to_prompt_reads_and_replaces_at_the_latent_s_whole_side(cat):
     sd, x_0, text, target, null = cat
     assert translate("p2p", "--blend-threshold=0.7", *MORE) == 0
-    G = guidance_from_latent(sd.unet, x_0, text, STEPS)
+    G = guidance_from_latent(sd.unet, x_0, text, Stepped(STEPS))
     cats = {"cat": positions(sd.tokenizer, SOURCE, "cat")}, {"tiger": positions(sd.tokenizer, PROMPT, "tiger")}
     for side, self_side, expected in ((1.0, 1.0, True), (1 / 4, 1.0, False), (1.0, 1 / 4, False)):
         blend = LocalBlend(cats, thresholds=(0.7, 0.7), side=side)

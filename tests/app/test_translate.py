@@ -21,6 +21,7 @@ from minipnp.files import hub
 from minipnp.files.images import fit, psnr, read_image, to_image, to_tensor
 from minipnp.guidance import Inversion, residuals
 from minipnp.methods.original import Taking
+from minipnp.options import Stepped
 from minipnp.pnp import PnP
 from minipnp.slots import decoder
 
@@ -74,8 +75,8 @@ def test_what_an_inversion_lost_is_measured_at_five_levels_and_where_it_is_asked
 
 def test_same_command_same_bytes_in_two_processes():
     for out in "ab":
-        command = [sys.executable, "-m", "minipnp", "translate", *QUICK, COW, "--image", str(HORSE), "--out", out]
-        done = subprocess.run(command, env=ENV, capture_output=True, text=True)
+        argv = ["translate", *QUICK, "--timesteps=trailing", COW, "--image", str(HORSE), "--out", out]
+        done = subprocess.run([sys.executable, "-m", "minipnp", *argv], env=ENV, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
     a, b = files("a"), files("b")
     assert sorted(a) == sorted(b) == ONE
@@ -172,10 +173,10 @@ def test_a_folder(here, icons, capsys, monkeypatch):
     monkeypatch.setattr(minipnp, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
     assert main(["translate", *QUICK, COW, "icons"]) == 2
     assert len(loads) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("note: 'icons': left out: 'notes.txt' (")
-    assert len(lines) == 3 and "broken.png" in lines[1] and lines[1].endswith("skipped")
-    assert lines[2] == "minipnp: error: 1 of 3 pictures could not be translated"
+    left_out, crop, _, broken, end = capsys.readouterr().err.splitlines()
+    assert left_out.startswith("note: 'icons': left out: 'notes.txt' (") and crop.startswith("note: 10% of the width")
+    assert "broken.png" in broken and broken.endswith("skipped")
+    assert end == "minipnp: error: 1 of 3 pictures could not be translated"
     made = [f"{name}/{file}" for name in ("a-jpg", "a-png") for file in ONE]
     assert sorted(files("out/icons")) == [*made, "summary.png", "summary.run.json"]
     assert Image.open("out/icons/a-jpg/translation.png").size == (192, 128)  # aspect kept, cut to multiples of 32
@@ -241,7 +242,7 @@ def test_in_a_folder_what_is_no_picture_is_said(icons, capsys):
             path.unlink()
     argv = [f"--image={icons}", "--out=o"]
     assert main(["translate", *QUICK, COW, *argv]) == main(["segment", *QUICK, "--t=1", str(icons), "--out=s"]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ") and "left out" in line]
     assert len(said) == 2 and all("'old' (folders in it" in line and "'IMG_1.HEIC' (a kind" in line for line in said)
     for run in ("o/summary.run.json", "s/run.json"):
         assert said[0].removeprefix("note: ") in json.loads(Path(run).read_text())["notes"]
@@ -315,8 +316,13 @@ def test_like_plug_and_play_runs_and_options_win(edits):
     assert a["inversion_at"] == b["inversion_at"] == "current"
     assert (c["scale"], c["alpha"], c["negative"], c["source_scale"]) == (7.5, 0.75, "a horse", 5)
     (o_a, _, _, negative), (o_b, *_), (o_c, *_) = edits
-    assert negative == "a horse" and o_a.taking.vae_sampled and o_c.taking.both and len(o_c.guidance(2).texts) == 2
-    assert not torch.equal(o_a.x_0(2), o_b.x_0(2)[..., 4:12])  # a sample, the mean
+    assert (
+        negative == "a horse"
+        and o_a.taking.vae_sampled
+        and o_c.taking.both
+        and len(o_c.guidance(Stepped(2)).texts) == 2
+    )
+    assert not torch.equal(o_a.x_0(Stepped(2)), o_b.x_0(Stepped(2))[..., 4:12])  # a sample, the mean
 
 
 def test_each_option_reaches_what_it_is_for(edits):
@@ -386,7 +392,7 @@ def test_what_is_measured_is_the_inversion(load_once):
     assert main(["translate", *QUICK, str(HORSE), COW, "--reconstruct", "--out=o"]) == 0
     sd = load_once(hub.WEIGHTS / "bundled", device="cpu")
     picture = fit(read_image(HORSE), sd.size, sd.multiple)
-    G = minipnp.guidance_from_picture(sd, to_tensor(picture), 2)
+    G = minipnp.guidance_from_picture(sd, to_tensor(picture), Stepped(2))
     again, round_trip = to_image(minipnp.reconstruct(sd, G)), to_image(sd.decode(G.x_0))
     said = run_of("o")
     assert said["psnr"] == {"guidance": psnr(again, picture), "VAE round trip": psnr(again, round_trip)}

@@ -37,6 +37,7 @@ WITH: dict[tuple[str, str], list[str]] = {
     ("threshold", "it is that of --word"): [f"--image={CAT}", "--method=masactrl"],
     ("alpha", "it weighs the empty prompt against a negative one: give --negative too"): [f"--image={CAT}"],
     ("alpha_schedule", "--alpha is 0: give --alpha too"): [f"--image={CAT}", "--negative=red"],
+    ("prompt", "--change or --direction says what to make"): [*P2Z, "--change=cat=dog"],
     ("like", "it sets the defaults of Plug-and-Play only"): [f"--image={CAT}", "--method=sdedit"],
 }
 VALUES = {  # of the options that are not numbers
@@ -113,8 +114,8 @@ def test_a_method_that_needs_the_source_s_text_says_so(unloaded, capsys, method)
 
 def test_what_reads_the_source_s_text_where_there_is_one_runs_without_it():
     for method in ("masactrl", "pix2pix-zero"):
-        more = {"masactrl": ["--start-step=1"], "pix2pix-zero": ["--change=cat=tiger"]}[method]
-        assert main(["translate", f"--method={method}", str(CAT), COW, *QUICK, *more]) == 0
+        more = {"masactrl": ["--start-step=1", COW], "pix2pix-zero": ["--change=cat=tiger"]}[method]
+        assert main(["translate", f"--method={method}", str(CAT), *QUICK, *more]) == 0
 
 
 REFUSED = {  # before the model is loaded
@@ -135,7 +136,7 @@ REFUSED = {  # before the model is loaded
     "one branch of two": (["pix2pix-zero", "--as-published", "--scale=1"], "guidance scale 1.0 has one branch"),
     "an alignment of its own": (["p2p", "--align=words"], "--align: 'words': give one of auto, swap, phrase"),
     "no method": (["pnpp"], "--method: 'pnpp': give one of pnp, sdedit, ddim, "),
-    "two prompts of no use": (["pix2pix-zero", "--change=cat=dog", "--prompt=b"], "makes one picture"),
+    "a prompt beside a direction": (["pix2pix-zero", "--change=cat=dog", "--prompt=b"], "--prompt changes nothing"),
     "a direction for each": (["pix2pix-zero", "--save-direction=b", "--prompt=b"], "give one prompt"),
 }
 
@@ -151,9 +152,12 @@ def test_what_no_model_is_needed_for_is_refused_before(here, unloaded, capsys, c
 
 
 WORDS = {  # what only the model's tokenizer, or the picture, shows
-    "a word that is not there": (["masked-pnp", SAYS, "--word=dog"], "'dog' is not in the prompt, its words: a, twe"),
-    "a word of MasaCtrl": (["masactrl", SAYS, "--start-step=0", "--word=dog"], "'dog' is not in the prompt"),
-    "a blend of nothing": (["p2p", SAYS, "--blend=dog"], "'dog' is not in the prompt"),
+    "a word that is not there": (
+        ["masked-pnp", SAYS, "--word=dog"],
+        "'dog' is not in the source's text, its words: a,",
+    ),
+    "a word of MasaCtrl": (["masactrl", SAYS, "--start-step=0", "--word=dog"], "'dog' is not in the source's text"),
+    "a blend of nothing": (["p2p", SAYS, "--blend=dog"], "'dog' is not in the source's text"),
     "a weight of nothing": (["p2p", SAYS, "--weight=dog=2"], "'dog' is not in the prompt"),
     "prompts that cannot be swapped": (["p2p", SAYS, "--align=swap", "--prompt=a red tiger"], "needs as many words"),
     "half a direction": (["pix2pix-zero", "--change=cat"], "give WORD=WORD"),
@@ -184,7 +188,7 @@ def masks():
 
 def refused(case: str) -> int:
     (method, *options), _ = WORDS[case]
-    if "prompt" not in "".join(options):
+    if not any(part in "".join(options) for part in ("prompt", "--change", "--direction")):
         options.append(f"--prompt={PROMPT}")
     return main(["translate", *QUICK, f"--method={method}", f"--image={CAT}", *options, "--out=o"])
 
@@ -192,8 +196,9 @@ def refused(case: str) -> int:
 @pytest.mark.parametrize("case", WORDS)
 def test_what_words_and_masks_do_not_fit_ends_in_one_line(masks, capsys, case):
     assert refused(case) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *noted, line = capsys.readouterr().err.splitlines()
     assert line.startswith("minipnp: error: ") and WORDS[case][1] in line
+    assert all(said.startswith("note: ") for said in noted)
     assert not Path("o").exists()
 
 

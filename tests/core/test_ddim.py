@@ -1,14 +1,16 @@
 """DDIM without a network: the schedule, the step, and the two loops on noise predictions that are known."""
 
 import math
+import warnings
 
 import pytest
 import torch
 from conftest import relative
 
-from minipnp.ddim import ALPHA_BAR, CLEAN, guided, invert, pairs, residual, sample, step, timesteps
+from minipnp.ddim import ALPHA_BAR, CLEAN, check_start, guided, invert, pairs, residual, sample, step, timesteps
 from minipnp.errors import InputError
 from minipnp.guidance import Guidance, Inversion, guidance_from_latent, guidance_from_text, residuals
+from minipnp.options import Stepped
 from minipnp.pnp import PnP
 from minipnp.slots import Layer, Part, decoder
 
@@ -34,6 +36,49 @@ def test_timesteps():
     assert timesteps(30)[0] == 958 and len(timesteps(30)) == 30  # 30 does not divide 1000
     assert all(0 < t < 1000 for n in range(1, 1000) for t in timesteps(n))
     assert pairs([981, 961, 1]) == [(981, 961), (961, 1), (1, 0)]
+
+
+def test_trailing_timesteps():
+    assert timesteps(50, "trailing") == list(range(999, 0, -20)) and timesteps(1, "trailing") == [999]
+    assert timesteps(7, "trailing") == [999, 856, 713, 570, 428, 285, 142]
+    with pytest.raises(InputError, match="1 to 666"):
+        timesteps(667, "trailing")
+    with pytest.raises(InputError, match="leading or trailing"):
+        timesteps(50, "linspace")
+
+
+def test_which_first_levels_a_run_may_have():
+    for n in range(10, 1000):
+        if timesteps(n)[0] < 900:
+            with pytest.raises(InputError, match=f"{n} steps begin at t = .* give --timesteps trailing"):
+                check_start(timesteps(n))
+    for n in range(1, 10):
+        with pytest.warns(UserWarning, match="not at pure noise: --timesteps trailing"):
+            check_start(timesteps(n))
+    for n in (1, 334, 501, 600):
+        with pytest.warns(UserWarning, match="much of the picture is settled"):
+            check_start(timesteps(n), inverted=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for levels in (
+            timesteps(50),
+            timesteps(10),
+            timesteps(999),
+            timesteps(1, "trailing"),
+            timesteps(334, "trailing"),
+        ):
+            check_start(levels)
+            check_start(levels, inverted=True)
+
+
+def test_an_inversion_has_the_timesteps_of_its_edit():
+    edit = Stepped(5, spacing="trailing")
+    G = guidance_from_latent(CountingNetwork(), X, NULL, edit)
+    assert sorted(G.latents, reverse=True) == edit.levels == [999, 799, 599, 399, 199]
+    assert Inversion(steps=10).schedule(edit) == (timesteps(10, "trailing"), [])
+    assert Inversion(steps=999).schedule(edit) == (timesteps(999), [])  # which are all levels there are
+    with pytest.raises(InputError, match="not in 5 with leading timesteps"):
+        G.levels(Stepped(5))
 
 
 @pytest.mark.parametrize("n", [0, 1000, -5])
@@ -193,7 +238,7 @@ class CountingNetwork:
 
 def test_the_inversion_ends_where_the_edit_begins():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="next", iterations=0))
+    G = guidance_from_latent(unet, X, NULL, Stepped(50), Inversion(steps=999, at="next", iterations=0))
     assert len(unet.calls) == 981 and max(unet.calls) == 981
     assert sorted(G.latents) == timesteps(50)[::-1] and G.x_T is G.latents[981] and not G.resampled
     to_the_end = dict(invert(lambda x, t: CountingNetwork()(x, t, NULL), X, timesteps(999), "next", 0))
@@ -203,7 +248,7 @@ def test_the_inversion_ends_where_the_edit_begins():
 def test_the_residual_is_measured_between_neighbouring_levels_of_the_guidance():
     """At a few of them, evenly, for one evaluation each; written out: what a step up from the level below misses by."""
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 10, Inversion(steps=100, at="next", iterations=0))
+    G = guidance_from_latent(unet, X, NULL, Stepped(10), Inversion(steps=100, at="next", iterations=0))
     inversion = len(unet.calls)
     found = residuals(unet, G, 5)
     assert list(found) == [1, 201, 401, 601, 801] == unet.calls[inversion:] and inversion == 91
@@ -228,22 +273,24 @@ def test_the_residual_is_zero_where_sampling_undoes_the_inversion():
 
 
 def test_a_guidance_serves_fewer_steps_where_it_has_their_levels():
-    G = guidance_from_latent(CountingNetwork(), X, NULL, 10, Inversion())
-    fewer = G.for_steps(5)
+    G = guidance_from_latent(CountingNetwork(), X, NULL, Stepped(10), Inversion())
+    fewer = G.for_edit(Stepped(5))
     assert sorted(fewer.latents, reverse=True) == timesteps(5) == [801, 601, 401, 201, 1]
     assert all(x is G.latents[t] for t, x in fewer.latents.items()) and fewer.x_T is G.latents[801]
-    assert fewer.x_0 is G.x_0 and fewer.texts is G.texts and fewer.levels(5) == timesteps(5)
-    with pytest.raises(InputError, match="made for an edit in 10 steps: give --steps 10"):
-        G.for_steps(4)
-    sampled = guidance_from_text(CountingNetwork(), X, NULL, NULL, 10)
-    assert sampled.for_steps(10).x_T is sampled.x_T
-    with pytest.raises(InputError, match="made for an edit in 10 steps"):
-        sampled.for_steps(5)  # its x_T is of another level
+    assert fewer.x_0 is G.x_0 and fewer.texts is G.texts and fewer.levels(Stepped(5)) == timesteps(5)
+    with pytest.raises(
+        InputError, match=r"does not serve 4 steps .*: give --steps 10 --timesteps leading \(also served: 5, 2, 1\)"
+    ):
+        G.for_edit(Stepped(4))
+    sampled = guidance_from_text(CountingNetwork(), X, NULL, NULL, Stepped(10))
+    assert sampled.for_edit(Stepped(10)).x_T is sampled.x_T
+    with pytest.raises(InputError, match="give --steps 10 --timesteps leading, or"):
+        sampled.for_edit(Stepped(5))  # its x_T is of another level
 
 
 def test_levels_that_the_inversion_has_not_are_resampled():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 30, Inversion(steps=50, at="next", iterations=0))
+    G = guidance_from_latent(unet, X, NULL, Stepped(30), Inversion(steps=50, at="next", iterations=0))
     assert G.resampled and sorted(G.latents) == timesteps(30)[::-1]
     assert max(unet.calls) == 961  # the inversion's level nearest to 958, where the edit begins
     assert G.latents[958] is G.x_T
@@ -251,19 +298,19 @@ def test_levels_that_the_inversion_has_not_are_resampled():
 
 def test_resampling_starts_from_the_last_level_of_the_inversion():
     unet = CountingNetwork()
-    G = guidance_from_latent(unet, X, NULL, 50, Inversion(steps=999, at="current", resample=999, iterations=0))
+    G = guidance_from_latent(unet, X, NULL, Stepped(50), Inversion(steps=999, at="current", resample=999, iterations=0))
     assert len(unet.calls) == 999 + 999 and G.resampled
     assert not torch.equal(G.x_T, G.latents[981])
     with pytest.raises(InputError, match="misses levels"):
-        guidance_from_latent(unet, X, NULL, 50, Inversion(resample=30))
+        guidance_from_latent(unet, X, NULL, Stepped(50), Inversion(resample=30))
 
 
 def test_generated_guidance_ends_in_a_picture():
     unet = CountingNetwork()
-    G = guidance_from_text(unet, X, NULL, NULL, 10)
+    G = guidance_from_text(unet, X, NULL, NULL, Stepped(10))
     *_, (_, x_0) = sample(lambda x, t: 0.5 * x, X, timesteps(10))
     assert relative(G.x_0, x_0) <= 1e-5 and sorted(G.latents) == timesteps(10)[::-1]
-    assert len(G.texts) == 1 and len(guidance_from_text(unet, X, NULL, NULL, 10, both=True).texts) == 2
+    assert len(G.texts) == 1 and len(guidance_from_text(unet, X, NULL, NULL, Stepped(10), both=True).texts) == 2
 
 
 def test_branches_of_weight_zero_are_not_evaluated():

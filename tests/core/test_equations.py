@@ -13,6 +13,7 @@ from conftest import relative
 from minipnp.ddim import ALPHA_BAR, guided, invert, noise, pairs, sample, step, timesteps
 from minipnp.guidance import Inversion, guidance_from_latent
 from minipnp.layers import Attention
+from minipnp.options import Stepped
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features, Tap, decoder
 
@@ -123,7 +124,9 @@ def test_algorithm_1(golden_unet, inputs):
         z = w * golden_unet(x, t, P, put) + (1 - w) * golden_unet(x, t, null, put)
         x = step(x, z, t, t_prev)
 
-    G = guidance_from_latent(golden_unet, inputs["x"], null, n, Inversion(steps=n, at="next", iterations=0, resample=n))
+    G = guidance_from_latent(
+        golden_unet, inputs["x"], null, Stepped(n), Inversion(steps=n, at="next", iterations=0, resample=n)
+    )
     *_, (t, got) = plug_and_play(golden_unet, G, [P], null, s=PnP(steps=n, scale=w, tau_f=tau_f, tau_A=tau_A))
     assert t == 0
     assert relative(got, x) <= 1e-4  # five steps at guidance 3 enlarge rounding; see the tolerance of test_golden.py

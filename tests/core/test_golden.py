@@ -11,6 +11,7 @@ from conftest import relative
 
 from minipnp.ddim import guided, invert, sample, timesteps
 from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
+from minipnp.options import Stepped
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Features, Tap, decoder
 
@@ -26,7 +27,9 @@ def test_pnp_diffusers_at_every_step(golden_unet, golden, name, steps):
     null = d["embed.empty"]
     with torch.no_grad():
         inverted = dict(invert(lambda x, t: golden_unet(x, t, null), d["z0"], timesteps(steps), "next", 0))
-        G = guidance_from_latent(golden_unet, d["z0"], null, 10, Inversion(steps=steps, at="next", iterations=0))
+        G = guidance_from_latent(
+            golden_unet, d["z0"], null, Stepped(10), Inversion(steps=steps, at="next", iterations=0)
+        )
     assert sorted(inverted) == d["inv.timesteps"].tolist()
     stored = {int(t): d[f"inv.latent.{i}"] for i, t in enumerate(d["inv.timesteps"]) if f"inv.latent.{i}" in d}
     assert max(relative(inverted[t], x) for t, x in stored.items()) <= TOLERANCE
@@ -44,7 +47,7 @@ def test_pnp_diffusers_without_injection_and_reconstruction(golden_unet, golden,
     d = golden(f"pnp_diffusers_{name}")
     null = d["embed.empty"]
     with torch.no_grad():
-        G = guidance_from_latent(golden_unet, d["z0"], null, 10, Inversion(steps=10, at="next", iterations=0))
+        G = guidance_from_latent(golden_unet, d["z0"], null, Stepped(10), Inversion(steps=10, at="next", iterations=0))
         *_, (_, recon) = sample(lambda x, t: golden_unet(x, t, null), G.x_T, timesteps(10))
     off = PnP(steps=10, tau_f=0, tau_A=0)
     *_, (_, x) = plug_and_play(golden_unet, G, [d["embed.target"]], null, d["embed.negative"], off)
@@ -94,7 +97,9 @@ def check_compvis(golden_unet, d, G, mode, scale):
 def test_plug_and_play_generated_guidance(golden_unet, golden):
     d = golden("plug_and_play")
     with torch.no_grad():
-        G = guidance_from_text(golden_unet, d["generated.x_T"], d["embed.source"], d["embed.empty"], 10, 5.0, both=True)
+        G = guidance_from_text(
+            golden_unet, d["generated.x_T"], d["embed.source"], d["embed.empty"], Stepped(10), 5.0, both=True
+        )
     assert relative(G.x_0, d["generated.source.final"]) <= TOLERANCE
     assert check_compvis(golden_unet, d, G, "generated", 7.5) == 30
 
@@ -103,7 +108,9 @@ def test_plug_and_play_source_features(golden_unet, golden):
     """f of layer 4 and q, k of layer 5 as the authors saved them: rows uncond and cond."""
     d = golden("plug_and_play")
     with torch.no_grad():
-        G = guidance_from_text(golden_unet, d["generated.x_T"], d["embed.source"], d["embed.empty"], 10, 5.0, both=True)
+        G = guidance_from_text(
+            golden_unet, d["generated.x_T"], d["embed.source"], d["embed.empty"], Stepped(10), 5.0, both=True
+        )
         t = timesteps(10)[2]
         tap = Tap(f=decoder(4), q=decoder(5), k=decoder(5))
         _, taken = golden_unet.tap(G.latents[t], t, G.texts, tap, stop=True)
@@ -119,7 +126,7 @@ def real(golden_unet, golden):
     d = golden("plug_and_play")
     with torch.no_grad():
         how = Inversion(steps=999, at="current", resample=10, iterations=0)
-        real = guidance_from_latent(golden_unet, d["real.z0"], d["embed.empty"], 10, how)
+        real = guidance_from_latent(golden_unet, d["real.z0"], d["embed.empty"], Stepped(10), how)
         eps = lambda x, t: golden_unet(x, t, d["embed.empty"])  # noqa: E731
         kept = {100: real.x_T}  # the same inversion, not computed twice
         fine = {timesteps(100)[0]: real.x_T, **dict(sample(eps, kept[100], timesteps(100)))}

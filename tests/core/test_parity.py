@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import relative
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDIMScheduler
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from einops import rearrange
 from oracle import SD15, effects, noise, pair, published, same
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from minipnp import load
 from minipnp.config import TextConfig, UNetConfig, VAEConfig
+from minipnp.ddim import timesteps
 from minipnp.files.configs import read_config
 from minipnp.files.hub import WEIGHTS
 from minipnp.layers import Attention, FeedForward, ResBlock, Transformer, Upsample
@@ -522,3 +523,11 @@ def test_the_oracle_shares_our_weights():
     """It takes the tensors themselves: at full size there is room for them once."""
     ours, theirs = (net.state_dict() for net in pair(TextEncoder, TEXTS["odd"]))
     assert {w.data_ptr() for w in theirs.values()} == {w.data_ptr() for w in ours.values()}
+
+
+@pytest.mark.parametrize("spacing, most", [("leading", 999), ("trailing", 666)])
+def test_the_levels_of_every_number_of_steps_are_the_scheduler_s(spacing, most):
+    scheduler = DDIMScheduler(steps_offset=1, timestep_spacing=spacing)
+    for n in range(1, most + 1):
+        scheduler.set_timesteps(n)
+        assert scheduler.timesteps.tolist() == timesteps(n, spacing), n

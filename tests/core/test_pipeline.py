@@ -10,6 +10,7 @@ from minipnp.ddim import guided, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.files.images import fit, read_image, to_tensor
 from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
+from minipnp.options import Stepped
 from minipnp.pipeline import Sampling
 from minipnp.pnp import PnP, plug_and_play
 
@@ -31,7 +32,7 @@ def picture(sd):
 
 @pytest.fixture(scope="module")
 def G(sd, picture):
-    return minipnp.guidance_from_picture(sd, picture, STEPS, HOW)
+    return minipnp.guidance_from_picture(sd, picture, Stepped(STEPS), HOW)
 
 
 def last(steps):
@@ -50,20 +51,20 @@ def test_draw_is_guided_sampling(sd):
 
 @pytest.mark.parametrize("seed", [None, 3])
 def test_the_guidance_of_a_picture_is_its_latent_inverted(sd, picture, seed):
-    got = minipnp.guidance_from_picture(sd, picture, STEPS, HOW, vae_seed=seed)
+    got = minipnp.guidance_from_picture(sd, picture, Stepped(STEPS), HOW, vae_seed=seed)
     with torch.no_grad():
         x_0 = sd.vae.encode(picture, None if seed is None else sd.noise(32, 32, seed))
-        expected = guidance_from_latent(sd.unet, x_0, sd.embed(""), STEPS, HOW)
+        expected = guidance_from_latent(sd.unet, x_0, sd.embed(""), Stepped(STEPS), HOW)
     assert torch.equal(got.x_0, x_0) and torch.equal(got.x_T, expected.x_T)
     assert torch.equal(got.texts, sd.embed("")) and sorted(got.latents) == timesteps(STEPS)[::-1]
 
 
 @pytest.mark.parametrize("both", [False, True])
 def test_the_guidance_of_a_text_is_sampled_under_it(sd, both):
-    got = minipnp.guidance_from_prompt(sd, PROMPT, 3, STEPS, 2.0, both, height=64, width=128)
+    got = minipnp.guidance_from_prompt(sd, PROMPT, 3, Stepped(STEPS), 2.0, both, height=64, width=128)
     text, null = sd.embed(PROMPT), sd.embed("")
     with torch.no_grad():
-        expected = guidance_from_text(sd.unet, sd.noise(16, 32, 3), text, null, STEPS, 2.0, both)
+        expected = guidance_from_text(sd.unet, sd.noise(16, 32, 3), text, null, Stepped(STEPS), 2.0, both)
     assert torch.equal(got.x_0, expected.x_0) and got.latents.keys() == expected.latents.keys()
     assert torch.equal(got.texts, torch.cat([null, text]) if both else text)
 
@@ -90,7 +91,7 @@ def test_sizes_and_steps_that_cannot_be_are_refused(sd, picture, G):
     with pytest.raises(InputError, match="multiples of 32"):
         minipnp.draw(sd, PROMPT, Sampling(height=72, steps=STEPS))
     with pytest.raises(InputError, match="multiples of 32"):
-        minipnp.guidance_from_picture(sd, picture[..., :40], STEPS)
+        minipnp.guidance_from_picture(sd, picture[..., :40], Stepped(STEPS))
     with pytest.raises(InputError, match="600 steps begin at t = 600"):
         minipnp.draw(sd, PROMPT, Sampling(steps=600))
     with pytest.raises(InputError, match="600 steps begin at t = 600"):

@@ -24,6 +24,7 @@ from minipnp.machine.low_memory import OVERLAP, TILE, LowMemory, decode_in_tiles
 from minipnp.machine.shared_softmax import attend_once, share_softmax
 from minipnp.machine.speed import compile_blocks, suit
 from minipnp.machine.upsampling import FoldedUpsample, unfold
+from minipnp.options import Stepped
 from minipnp.pipeline import Sampling
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features, Tap, decoder
@@ -44,7 +45,7 @@ OPTIONS = {  # under which kept features are those of the edit's own passes
 def guide(golden_unet, inputs):
     def guide(how, keep=None, features=None):
         with torch.no_grad():
-            return guidance_from_latent(golden_unet, inputs["x"], inputs["null"], 5, how, keep=keep or {},
+            return guidance_from_latent(golden_unet, inputs["x"], inputs["null"], Stepped(5), how, keep=keep or {},
                                         features=features)  # fmt: skip
 
     return guide
@@ -304,7 +305,7 @@ def test_blocks_compile_whole_with_their_slots(golden_unet, inputs):
 def _guidance(unet, inputs):
     with torch.no_grad():
         return guidance_from_latent(
-            unet, inputs["x"], inputs["null"], 5, Inversion(steps=5, at="current", iterations=0)
+            unet, inputs["x"], inputs["null"], Stepped(5), Inversion(steps=5, at="current", iterations=0)
         )
 
 

@@ -220,12 +220,16 @@ def test_a_prompt_that_stands_twice_is_done_once(sd, folder, tmp_path):
     assert len(found["sdedit-0.5"]) == 2 and not missing
 
 
-def test_results_that_are_there_leave_no_pictures_and_it_is_said(sd, folder, tmp_path):
+def test_results_whose_pictures_are_not_there_are_counted(sd, folder, tmp_path):
     p, log = plan(folder, ("sdedit-0.5",)), Log(quiet=True)
     carry_out(p, sd, tmp_path, log, pictures=tmp_path / "pictures")
     assert not log.notes and len(list((tmp_path / "pictures").rglob("*.png"))) == 8
+    carry_out(p, sd, tmp_path, log, pictures=tmp_path / "pictures")
+    assert not log.notes
+    next((tmp_path / "pictures").rglob("*.png")).unlink()
+    carry_out(p, sd, tmp_path, log, pictures=tmp_path / "pictures")
     carry_out(p, sd, tmp_path, log, pictures=tmp_path / "more")
-    assert "of the 8 results that are there no pictures are made" in log.notes[0]
+    assert [note.partition(" of ")[0] for note in log.notes] == ["1", "8"]
 
 
 def test_another_number_of_threads_changes_roundings_only(sd, folder, unbroken, tmp_path):
@@ -451,7 +455,7 @@ def test_the_table_has_every_method_and_the_differences_with_their_sign(sd, fold
 
 def test_the_verdict_says_on_which_sides_of_zero_the_intervals_lie():
     """Plug-and-Play minus the others; of structure distance less is better, of fidelity more."""
-    spread = (0.0, 0.01, 0.02)
+    spread = (0.0, 0.01, 0.02) * 4
 
     def rows(structure: float, fidelity: float) -> dict[str, report.Result]:
         return {
@@ -470,6 +474,21 @@ def test_the_verdict_says_on_which_sides_of_zero_the_intervals_lie():
         "no difference seen",
     ]  # fmt: skip
     assert cells[0][1].startswith("+0.200") and cells[0][2].startswith("+0.300") and cells[1][1].startswith("-0.050")
+
+
+def test_of_few_pictures_no_verdict_is_given_and_every_mean_says_of_how_many_it_is():
+    def rows(structure: list[float]) -> dict[str, report.Result]:
+        return {f"{i}": report.Result(f"g{i}", {"structure": x, "fidelity": 0.5}) for i, x in enumerate(structure)}
+
+    ours, theirs = rows([0.1] * 12), rows([0.2] * 12)
+    assert "above, and below on neither" in report._differences({"pnp": ours, "ddim": theirs})[-1]
+    few = {name: dict(list(found.items())[:9]) for name, found in (("pnp", ours), ("ddim", theirs))}
+    assert "fewer than 10 guidance pictures: not told" in report._differences(few)[-1]
+    theirs["3"].values["structure"] = float("nan")
+    del theirs["4"].values["structure"]
+    assert report.cell(theirs, "structure") == "0.200 [0.200, 0.200], 10 pairs"
+    assert report.cell(theirs, "fidelity") == "0.500 [0.500, 0.500]" and report.cell(theirs, "clip") == ""
+    assert "| 10 | above, and below on neither |" in report._differences({"pnp": ours, "ddim": theirs})[-1]
 
 
 def test_the_plot_has_a_colour_for_every_run(folder, tmp_path):
@@ -500,8 +519,10 @@ def test_the_plot_is_a_picture_and_needs_both_axes(sd, folder, unbroken, tmp_pat
 
 
 def arguments(model, folder, out, *more: str) -> list[str]:
-    return ["evaluate", str(folder), "--model", str(model), "--device", "cpu", "--out", str(out), "--metrics", "iou",
-            "--steps", "2", "--inversion-steps", "2", *more]  # fmt: skip
+    usual = {"--model": model, "--device": "cpu", "--out": out, "--metrics": "iou", "--steps": 2,
+             "--inversion-steps": 2}  # fmt: skip
+    given = [str(part) for pair in usual.items() if pair[0] not in more for part in pair]
+    return ["evaluate", str(folder), *given, *more]
 
 
 def test_the_command_leaves_a_table_records_and_what_it_was(model, folder, tmp_path, capsys):
@@ -530,7 +551,7 @@ def test_the_command_leaves_a_table_records_and_what_it_was(model, folder, tmp_p
     (["--steps", "0"], "--steps: '0': give a whole number from 1 to 999"),
 ])  # fmt: skip
 def test_mistakes_end_in_one_line(more, said, model, folder, tmp_path, capsys):
-    assert cli.main([*arguments(model, folder, tmp_path / "out"), *more]) == 2
+    assert cli.main(arguments(model, folder, tmp_path / "out", *more)) == 2
     error = capsys.readouterr().err
     assert said in error.splitlines()[-1] and error.splitlines()[-1].startswith("minipnp: error: ")
 

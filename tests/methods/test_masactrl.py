@@ -22,6 +22,7 @@ from minipnp.methods import masactrl as module
 from minipnp.methods.maps import layers_at, share
 from minipnp.methods.masactrl import MasaCtrl, Mutual, check_attended, masactrl, normalised, same_side, word_mask
 from minipnp.methods.words import positions
+from minipnp.options import Stepped
 from minipnp.slots import Attn, Features, Tap, decoder
 from minipnp.unet import ATTENTIONS
 
@@ -40,7 +41,7 @@ def test_the_whole_edit_at_every_step(golden_unet, golden):
     with torch.no_grad():
         for i, (_, x) in enumerate(invert(lambda x, t: golden_unet(x, t, null), d["e2e.z0"], timesteps(10), "next", 0)):
             assert relative(x, d[f"e2e.inv.latent.{i}"]) <= TOLERANCE, f"inversion step {i}"
-        G = guidance_from_text(golden_unet, d["e2e.latent.0"][:1], null, null, 10, 7.5, both=True)
+        G = guidance_from_text(golden_unet, d["e2e.latent.0"][:1], null, null, Stepped(10), 7.5, both=True)
     s = MasaCtrl(steps=10)
     assert (s.scale, s.start_step, s.start_layer, s.threshold) == (7.5, 4, 10, 0.1)  # theirs, by default
     edit = list(masactrl(golden_unet, G, text, null, s=s))
@@ -237,7 +238,7 @@ def test_masks_keep_the_background_closer_to_the_source(sd, name):
     assert 0.3 < background.float().mean() < 0.8
     x_0, null, text = sd.encode(picture), sd.embed(""), sd.embed(target)
     with torch.no_grad():
-        G = guidance_from_latent(sd.unet, x_0, null, 10, Inversion(steps=10, at="next", iterations=0))
+        G = guidance_from_latent(sd.unet, x_0, null, Stepped(10), Inversion(steps=10, at="next", iterations=0))
     G = replace(G, texts=sd.embed("", source))
     words = positions(sd.tokenizer, source, source_word), positions(sd.tokenizer, target, target_word)
     # 0.3 is the threshold that suits the bundled model.

@@ -16,6 +16,7 @@ from minipnp.guidance import Inversion, guidance_from_latent
 from minipnp.methods.maps import layers_at, share
 from minipnp.methods.masked_pnp import Mask, Word, masked_plug_and_play, on_its_side
 from minipnp.methods.words import positions
+from minipnp.options import Stepped
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.slots import Attn, Features, Tap, decoder
 
@@ -35,7 +36,7 @@ def case(golden_unet, inputs):
     """A guidance of 16 × 24 cells on the random network, 4 steps; a mask of two blocks, one in a corner."""
     with torch.no_grad():
         G = guidance_from_latent(
-            golden_unet, inputs["x"], inputs["null"], 4, Inversion(steps=4, at="current", iterations=0)
+            golden_unet, inputs["x"], inputs["null"], Stepped(4), Inversion(steps=4, at="current", iterations=0)
         )
     mask = torch.zeros(1, 1, 16, 24)
     mask[..., 4:12, 8:20] = mask[..., :3, :2] = 1.0
@@ -192,7 +193,7 @@ def guitar(sd, width):
 def guidance(sd, picture, steps=10):
     with torch.no_grad():
         return guidance_from_latent(
-            sd.unet, sd.encode(picture), sd.embed(""), steps, Inversion(steps=steps, at="next", iterations=0)
+            sd.unet, sd.encode(picture), sd.embed(""), Stepped(steps), Inversion(steps=steps, at="next", iterations=0)
         )
 
 

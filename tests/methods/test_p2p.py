@@ -22,6 +22,7 @@ from minipnp.methods.align import Alignment, equalizer, needleman_wunsch, new_ph
 from minipnp.methods.maps import layers_at, layers_up_to
 from minipnp.methods.p2p import P2P, LocalBlend, WordEdit, edited_map, prompt_to_prompt
 from minipnp.methods.words import positions, words_of
+from minipnp.options import Stepped
 from minipnp.slots import Attn, Layer, Part
 from minipnp.tokenizer import Tokenizer
 
@@ -296,7 +297,7 @@ def random_run(unet, inputs, settings, alignment=None):
     """Guidance at 16 × 24, not square, and run(blend) → the latents after each step. The texts are random."""
     null, text = inputs["null"], inputs["text"]
     with torch.no_grad():
-        G = guidance_from_text(unet, inputs["x"], text, null, settings.steps, settings.scale)
+        G = guidance_from_text(unet, inputs["x"], text, null, settings, settings.scale)
     R = torch.eye(77)[:, torch.randperm(77, generator=torch.Generator().manual_seed(0))]
 
     def run(blend, target=text.flip(1), **more):
@@ -362,7 +363,7 @@ def end_to_end(golden_unet):
     with safe_open(GOLDEN / "p2p_end_to_end.safetensors", "pt") as f:
         d, cases = {key: f.get_tensor(key) for key in f.keys()}, json.loads(f.metadata()["cases"])
     with torch.no_grad():
-        G = guidance_from_text(golden_unet, d["x_T"], d["embed.source"], d["embed.empty"], 10, 7.5)
+        G = guidance_from_text(golden_unet, d["x_T"], d["embed.source"], d["embed.empty"], Stepped(10), 7.5)
 
     def run(alignment, s, **more):
         texts = (d[f"embed.{name}"] for name in ("source", "target", "empty"))
@@ -514,7 +515,7 @@ def sd():
 
 def drawn(sd, prompt, seed, steps):
     with torch.no_grad():
-        return guidance_from_text(sd.unet, sd.noise(16, 16, seed), sd.embed(prompt), sd.embed(""), steps, 7.5)
+        return guidance_from_text(sd.unet, sd.noise(16, 16, seed), sd.embed(prompt), sd.embed(""), Stepped(steps), 7.5)
 
 
 def last(sd, G, source, target, alignment, s, **more):
@@ -535,9 +536,7 @@ def test_reweighting_a_style_moves_the_style(sd):
     cells = sd.unet.config.size
     for seed in (0, 1):
         with torch.no_grad():
-            G = guidance_from_text(
-                sd.unet, sd.noise(cells, cells, seed), *sd.embed(prompt, "").split(1), s.steps, s.scale
-            )
+            G = guidance_from_text(sd.unet, sd.noise(cells, cells, seed), *sd.embed(prompt, "").split(1), s, s.scale)
         heavy, light = (last(sd, G, prompt, prompt, same, s, weights={flat: weight}) for weight in (4.0, -1.0))
         sure = [judge.sure_of(sd.decode(x).clamp(-1, 1))["style"]["flat"] for x in (light, G.x_0, heavy)]
         assert sure[0] + 0.1 < sure[1] < sure[2] - 0.05, sure
@@ -561,7 +560,9 @@ def inverted(sd):
     caption = "a flat icon of a cow on a blue background"
     x_0 = drawn(sd, caption, seed=1, steps=10).x_0
     with torch.no_grad():
-        G = guidance_from_latent(sd.unet, x_0, sd.embed(caption), 10, Inversion(steps=20, at="next", iterations=0))
+        G = guidance_from_latent(
+            sd.unet, x_0, sd.embed(caption), Stepped(10), Inversion(steps=20, at="next", iterations=0)
+        )
     assert torch.equal(G.x_0, x_0) and not G.resampled
     return G, caption
 

@@ -28,6 +28,7 @@ from minipnp.methods import regularised as inversion
 from minipnp.methods.directions import TEMPLATES, direction, load_direction, read_sentences, save_direction, sentences
 from minipnp.methods.pix2pix_zero import Pix2PixZero, cross_maps, map_distance, map_gradient, pix2pix_zero
 from minipnp.methods.regularised import Regularisation, gradient_ac, gradient_kl, regularised_inversion
+from minipnp.options import Stepped
 from minipnp.slots import Tap
 from minipnp.unet import ATTENTIONS
 
@@ -145,7 +146,7 @@ def test_inversion_as_the_authors_code(golden_unet, d, monkeypatch):
     monkeypatch.setattr(inversion, "regularised", lambda e, *args: seen(calm, own(seen(raw, e), *args)))
     shift = recorded(d["inv.shifts"])
     G = regularised_inversion(
-        golden_unet, d["inv.latent.0"], d["embed.source"], 10, Regularisation(authors=True), shift=shift
+        golden_unet, d["inv.latent.0"], d["embed.source"], Stepped(10), Regularisation(authors=True), shift=shift
     )
     assert len(raw) == 8 and not list(shift.rest)
     x = d["inv.latent.0"]
@@ -159,7 +160,9 @@ def test_inversion_as_the_authors_code(golden_unet, d, monkeypatch):
     assert sorted(G.latents, reverse=True) == timesteps(10) and torch.equal(G.latents[901], G.x_T) and G.resampled
     assert torch.equal(G.x_0, d["inv.latent.0"])
 
-    G = regularised_inversion(golden_unet, d["inv.latent.0"], d["embed.source"], 10, replace(PLAIN, authors=True))
+    G = regularised_inversion(
+        golden_unet, d["inv.latent.0"], d["embed.source"], Stepped(10), replace(PLAIN, authors=True)
+    )
     assert relative(G.x_T, d["inv.unregularised.final"]) <= TOLERANCE
     assert relative(G.x_T, d["inv.latent.8"]) > 0.1
 
@@ -167,14 +170,16 @@ def test_inversion_as_the_authors_code(golden_unet, d, monkeypatch):
 @pytest.mark.parametrize("at", ["next", "current"])
 def test_inversion_here_has_all_steps(golden_unet, inputs, at):
     """Without the losses it is the ordinary inversion, with them each ε is regularised; latents are not square."""
-    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], 5, replace(PLAIN, at=at))
-    plain = guidance_from_latent(golden_unet, inputs["x"], inputs["text"], 5, Inversion(steps=5, at=at, iterations=0))
+    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], Stepped(5), replace(PLAIN, at=at))
+    plain = guidance_from_latent(
+        golden_unet, inputs["x"], inputs["text"], Stepped(5), Inversion(steps=5, at=at, iterations=0)
+    )
     assert sorted(G.latents) == sorted(plain.latents) == timesteps(5)[::-1]
     assert all(torch.equal(G.latents[t], x) for t, x in plain.latents.items()) and torch.equal(G.x_T, plain.x_T)
     assert not G.resampled and torch.equal(G.texts, inputs["text"]) and torch.equal(G.x_0, inputs["x"])
 
     how, always = Regularisation(at=at), lambda n: n // 2
-    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], 5, how, shift=always)
+    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], Stepped(5), how, shift=always)
     with torch.no_grad():
         t, t_next = 1, 201
         e = golden_unet(G.latents[t], t_next if at == "next" else t, inputs["text"])
@@ -184,15 +189,15 @@ def test_inversion_here_has_all_steps(golden_unet, inputs, at):
 
 def test_the_random_shifts_have_a_seed(golden_unet, inputs):
     a, b, c = (
-        regularised_inversion(golden_unet, inputs["x"], inputs["text"], 2, Regularisation(seed=seed)).x_T
+        regularised_inversion(golden_unet, inputs["x"], inputs["text"], Stepped(2), Regularisation(seed=seed)).x_T
         for seed in (1, 1, 2)
     )
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 def test_resampled_the_source_is_what_the_sampler_makes_of_x_T(golden_unet, inputs):
-    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], 4, Regularisation(resample=True))
-    once = regularised_inversion(golden_unet, inputs["x"], inputs["text"], 4)
+    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], Stepped(4), Regularisation(resample=True))
+    once = regularised_inversion(golden_unet, inputs["x"], inputs["text"], Stepped(4))
     assert torch.equal(G.x_T, once.x_T) and G.resampled
     with torch.no_grad():
         path = dict(sample(lambda x, t: golden_unet(x, t, inputs["text"]), G.x_T, timesteps(4)))
@@ -206,7 +211,9 @@ def test_resampled_the_source_is_what_the_sampler_makes_of_x_T(golden_unet, inpu
 def source_pass(golden_unet, d, case):
     """The authors' reference pass; at guidance 5 with the source prompt as negative one it is that prompt alone."""
     scale = {"real": 1.0, "synthetic": 5.0}[case]
-    return guidance_from_text(golden_unet, d[f"edit.{case}.x_in"], d["embed.source"], d["embed.empty"], 10, scale)
+    return guidance_from_text(
+        golden_unet, d[f"edit.{case}.x_in"], d["embed.source"], d["embed.empty"], Stepped(10), scale
+    )
 
 
 NEGATIVE = {"real": "embed.source", "synthetic": "embed.empty"}
@@ -268,9 +275,9 @@ def test_the_papers_form_written_out(golden_unet, inputs, generated):
     """Algorithm 1 by hand, from whole passes, on latents that are not square."""
     c, null, delta, w = inputs["text"], inputs["null"], inputs["text"].flip(1) - inputs["null"], 3.0
     if generated:
-        G, negative = guidance_from_text(golden_unet, inputs["x"], c, null, 3), null
+        G, negative = guidance_from_text(golden_unet, inputs["x"], c, null, Stepped(3)), null
     else:
-        G, negative = regularised_inversion(golden_unet, inputs["x"], c, 3), None
+        G, negative = regularised_inversion(golden_unet, inputs["x"], c, Stepped(3)), None
     s = Pix2PixZero(steps=3, scale=w, amount=0.2)
     got, x, levels = list(pix2pix_zero(golden_unet, G, delta, negative, s)), G.x_T, timesteps(3)
 
@@ -294,7 +301,7 @@ def test_the_papers_form_written_out(golden_unet, inputs, generated):
 
 def test_no_direction_reconstructs(golden_unet, inputs):
     """The source against itself: whatever the scale and the amount, the resampled source comes back."""
-    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], 3, Regularisation(resample=True))
+    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], Stepped(3), Regularisation(resample=True))
     still = torch.zeros_like(inputs["text"])
     for authors in (False, True):
         edit = dict(pix2pix_zero(golden_unet, G, still, s=Pix2PixZero(steps=3, amount=0.5, authors=authors)))
@@ -303,7 +310,7 @@ def test_no_direction_reconstructs(golden_unet, inputs):
 
 def test_the_gradient_is_of_the_conditional_branch_and_ends_with_the_last_map(golden_unet, inputs, monkeypatch):
     """What is needed and no more, since it is what takes the memory: one row, cut off after decoder layer 11's map."""
-    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], 2, PLAIN)
+    G = regularised_inversion(golden_unet, inputs["x"], inputs["text"], Stepped(2), PLAIN)
     calls, ends, tap, end = [], [], golden_unet.tap, golden_unet.conv_out.forward
     monkeypatch.setattr(golden_unet, "tap", lambda *args, **kwargs: seen(calls, args) and tap(*args, **kwargs))
     monkeypatch.setattr(golden_unet.conv_out, "forward", lambda x: seen(ends, [x]) and end(x))
@@ -447,9 +454,9 @@ def test_what_does_not_fit_together(golden_unet, inputs):
     with pytest.raises(InputError, match="made for an edit in 10 steps, not in 5"):  # the levels, but not their x_T
         next(pix2pix_zero(golden_unet, finer, c, s=Pix2PixZero(steps=5)))
     with pytest.raises(InputError, match="give 3 or more"):
-        regularised_inversion(golden_unet, x, c, 2, Regularisation(authors=True))
+        regularised_inversion(golden_unet, x, c, Stepped(2), Regularisation(authors=True))
     with pytest.raises(InputError, match="gradient became infinite: give a smaller"):
-        regularised_inversion(golden_unet, x, c, 5, Regularisation(lambda_ac=1e9))
+        regularised_inversion(golden_unet, x, c, Stepped(5), Regularisation(lambda_ac=1e9))
 
 
 # ---- effects, on the bundled model ----
@@ -461,7 +468,10 @@ def cat(d):
     sd = minipnp.load(BUNDLED, device="cpu")
     x_0 = sd.encode(to_tensor(fit(read_image(BUNDLED / "examples/cat-twemoji.png"), sd.size, sd.multiple)))
     c = sd.embed(CAPTION)
-    cat = {how: regularised_inversion(sd.unet, x_0, c, 10, s) for how, s in (("G", Regularisation()), ("plain", PLAIN))}
+    cat = {
+        how: regularised_inversion(sd.unet, x_0, c, Stepped(10), s)
+        for how, s in (("G", Regularisation()), ("plain", PLAIN))
+    }
     return {**cat, "sd": sd, "c": c, "delta": direction(sd.embed, sentences("cat"), sentences("house"))}
 
 

@@ -11,6 +11,7 @@ from minipnp.files.images import find_images, fit, read_image, to_tensor
 from minipnp.guidance import Inversion, guidance_from_latent, guidance_from_text
 from minipnp.measure.edges import edge_correlation
 from minipnp.methods.skip_inject import SkipInject, skip_inject
+from minipnp.options import Stepped
 from minipnp.slots import Features, Tap, decoder
 
 WEIGHTS = Path(__file__).parents[2] / "weights/bundled"
@@ -20,7 +21,7 @@ HOW = Inversion(at="current", iterations=0)
 def test_every_step_is_the_algorithm_s(golden_unet, inputs):
     """Its layers and steps by hand: of 4 steps a share of 0.5 injects in two."""
     x_0, null, text = inputs["x"], inputs["null"], inputs["text"]
-    G = guidance_from_latent(golden_unet, x_0, null, 4, HOW)
+    G = guidance_from_latent(golden_unet, x_0, null, Stepped(4), HOW)
     got = list(skip_inject(golden_unet, G, text, null, SkipInject(4, tau_s=0.5, scale=3.0)))
     x = G.x_T
     with torch.no_grad():
@@ -38,7 +39,7 @@ def test_every_step_is_the_algorithm_s(golden_unet, inputs):
 
 def test_a_share_is_counted_without_a_rounding(golden_unet, inputs, monkeypatch):
     """0.07 of 100 steps are 7, though 0.07 · 100 is 7.000000000000001 in floating point."""
-    G = guidance_from_latent(golden_unet, inputs["x"], inputs["null"], 100, Inversion(at="next", iterations=0))
+    G = guidance_from_latent(golden_unet, inputs["x"], inputs["null"], Stepped(100), Inversion(at="next", iterations=0))
     stopped = []
     tap = type(golden_unet).tap
     monkeypatch.setattr(
@@ -50,7 +51,7 @@ def test_a_share_is_counted_without_a_rounding(golden_unet, inputs, monkeypatch)
 
 def test_without_a_share_it_is_guided_sampling(golden_unet, inputs):
     x_0, null, text = inputs["x"], inputs["null"], inputs["text"]
-    G = guidance_from_latent(golden_unet, x_0, null, 3, HOW)
+    G = guidance_from_latent(golden_unet, x_0, null, Stepped(3), HOW)
     with torch.no_grad():
         plain = list(sample(lambda x, t: guided(golden_unet, x, t, text, null, 3.0), G.x_T, timesteps(3)))
     off = list(skip_inject(golden_unet, G, text, null, SkipInject(3, tau_s=0.0, scale=3.0)))
@@ -80,7 +81,7 @@ def test_a_pass_s_own_skip_connections_change_no_bit(golden_unet, inputs):
 def test_a_picture_s_own_skip_connections_give_it_again_to_the_bit(golden_unet, inputs):
     """All twelve at all steps, under its own text: each pass is then the one that they were taken from."""
     x_0, null = inputs["x"], inputs["null"]
-    G = guidance_from_latent(golden_unet, x_0, null, 4, Inversion(at="current", iterations=0, resample=4))
+    G = guidance_from_latent(golden_unet, x_0, null, Stepped(4), Inversion(at="current", iterations=0, resample=4))
     got = dict(skip_inject(golden_unet, G, null, null, SkipInject(4, 1.0, range(12), scale=1.0)))
     with torch.no_grad():
         again = dict(sample(lambda x, t: golden_unet(x, t, null), G.x_T, timesteps(4)))
@@ -91,7 +92,7 @@ def test_a_picture_s_own_skip_connections_give_it_again_to_the_bit(golden_unet, 
 def test_under_both_texts_each_branch_has_its_own(golden_unet, inputs):
     """Of a generated original: the first tapped row is for the unconditional branch, the second for the other."""
     null, text, source = inputs["null"], inputs["text"], inputs["text"].flip(1)
-    G = guidance_from_text(golden_unet, inputs["x"], source, null, 2, both=True)
+    G = guidance_from_text(golden_unet, inputs["x"], source, null, Stepped(2), both=True)
     t, t_prev = timesteps(2)
     got = dict(skip_inject(golden_unet, G, text, null, SkipInject(2, tau_s=1.0, scale=3.0)))
     with torch.no_grad():
@@ -110,7 +111,7 @@ def test_it_keeps_edges_where_the_picture_has_them():
     edges = {0.0: [], 0.8: []}
     for path in find_images(WEIGHTS / "examples")[:4]:
         picture = to_tensor(fit(read_image(path), sd.size, sd.multiple))
-        G = minipnp.guidance_from_picture(sd, picture, 10)
+        G = minipnp.guidance_from_picture(sd, picture, Stepped(10))
         for tau_s, values in edges.items():
             s = SkipInject(10, tau_s, decoder(9, 10, 11), scale=3.0)
             *_, (_, x) = skip_inject(sd.unet, G, text, null, s)

@@ -24,6 +24,7 @@ from minipnp.files.images import read_image, to_image, to_tensor
 from minipnp.guidance import Guidance, silent
 from minipnp.layers import attention_map
 from minipnp.methods.maps import layers_at
+from minipnp.options import Stepped
 from minipnp.pnp import PnP, plug_and_play
 from minipnp.see import attention, cluster, collect, match, pca, show, spair
 from minipnp.see.injection import Variant, fig_5, injections
@@ -71,7 +72,7 @@ def picture(sd, seed: int = 0) -> torch.Tensor:
 
 def test_x_t_of_an_inversion_is_that_of_ddim(sd):
     x = picture(sd)
-    seen = collect.inverted(sd, x, [501, 251], "a horse", steps=4)
+    seen = collect.inverted(sd, x, [501, 251], "a horse", steps=Stepped(4))
     text = sd.embed("a horse")
     with torch.no_grad():
         expected = dict(invert(lambda x, t: sd.unet(x, t, text), sd.encode(x), timesteps(4), "last", 1))
@@ -98,7 +99,7 @@ def test_each_noised_file_has_a_noise_of_its_own(sd):
 
 
 def test_x_t_of_a_generated_picture_is_met_while_it_is_sampled(sd):
-    seen = collect.generated(sd, "a cat", [751, 251], seed=3, steps=4, scale=3.0)
+    seen = collect.generated(sd, "a cat", [751, 251], seed=3, steps=Stepped(4), scale=3.0)
     text, null, x_T = sd.embed("a cat"), sd.embed(""), sd.noise(*seen.x_0.shape[2:], 3)
     with torch.no_grad():
         steps = sample(lambda x, t: guided(sd.unet, x, t, text, null, 3.0), x_T, timesteps(4))
@@ -130,10 +131,10 @@ def test_features_that_are_none(sd, of):
 
 
 def test_timesteps_and_layers_that_are_not_there(sd):
-    refused(lambda: collect.levels([540], 50), "t = 540", "521 or 541", "999")
-    refused(lambda: collect.levels([0], 50), "t = 0", "1 to 999")
+    refused(lambda: collect.levels([540], Stepped(50)), "t = 540", "521 or 541", "999")
+    refused(lambda: collect.levels([0], Stepped(50)), "t = 0", "1 to 999")
     refused(lambda: collect.check_layers("q", decoder(1, 4)), "decoder layer 1", "3 to 11")
-    assert collect.levels([541], 50) == timesteps(50)
+    assert collect.levels([541], Stepped(50)) == timesteps(50)
 
 
 def test_by_default_words_are_found_where_prompt_to_prompt_reads_them():

@@ -512,7 +512,7 @@ def test_the_evaluation_measures_everything_once(exported, data, tmp_path, monke
     ship(Icons.read(data, 64), pairs, shipped)
     work = tmp_path / "work"
     argv = ["--model", str(exported), "--data", str(data), "--records", str(work), "--device", "cpu"]
-    steps = ["--steps", "2", "--inversion-steps", "4"]
+    steps = ["--steps", "4", "--inversion-steps", "4"]
     same = partial(metrics.load_metrics, classifier=exported / "classifier")  # it is the bundled model's otherwise
     monkeypatch.setattr(metrics, "load_metrics", same)
     looks = count(1)

@@ -28,7 +28,7 @@ import torch, minipnp
 from tools.bench.load import memory
 sd = minipnp.load({model!r}, device={device!r}, dtype={dtype!r}, low_memory={low_memory})
 edit = minipnp.PnP(steps={steps})
-G = minipnp.guidance_from_picture(sd, torch.zeros(1, 3, sd.size, sd.size), {steps}, keep=edit)
+G = minipnp.guidance_from_picture(sd, torch.zeros(1, 3, sd.size, sd.size), edit, keep=edit)
 minipnp.translate(sd, G, ["a cow"], settings=edit)
 print(torch.cuda.max_memory_allocated(sd.device) / 1e9 if sd.device.type == "cuda" else memory()["VmHWM"])
 """

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     @cache
     def guidance(path: Path, how: minipnp.Inversion, vae_seed: int | None) -> minipnp.Guidance:
         keep = EDIT if how is HERE else None
-        return minipnp.guidance_from_picture(sd, fitted(sd, path), EDIT.steps, how, vae_seed, keep=keep)
+        return minipnp.guidance_from_picture(sd, fitted(sd, path), EDIT, how, vae_seed, keep=keep)
 
     def picture(path, how, edit, vae_seed, prompt):
         return to_image(minipnp.translate(sd, guidance(path, how, vae_seed), [prompt], settings=edit))

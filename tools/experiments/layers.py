@@ -66,7 +66,7 @@ def pairs_of(pictures: str, prompt: str | None, limit: int) -> Benchmark:
 def edits(sd: StableDiffusion, pair: Pair, s: PnP, variants: tuple[Variant, ...]) -> tuple[Tensor, Tensor]:
     """→ the guidance picture [1, 3, H, W], and the latents [variants, 4, h, w] of all variants' edits."""
     picture = fitted(sd, pair.image)
-    G = minipnp.guidance_from_picture(sd, picture, s.steps, keep=every(s, variants))
+    G = minipnp.guidance_from_picture(sd, picture, s, keep=every(s, variants))
     text, null = sd.embed(pair.prompt), sd.embed("")
     *_, (_, x_0) = injections(sd.unet, G, text, null, None, s, G.x_T, variants)
     return picture, x_0
