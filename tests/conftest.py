@@ -26,6 +26,10 @@ DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", default="short", metavar="HOW", help="short, long, or the number of one case")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever breaks the way to add a method sees it first."""
     items.sort(key=lambda item: item.path.name != "test_your_own_method.py")

@@ -24,11 +24,23 @@ def read_records(folder: Path) -> tuple[dict[str, dict], int]:
         for line in lines:
             try:
                 record = json.loads(line)
-                if "error" not in record or "error" in records.get(record["key"], record):
-                    records[record["key"]] = record
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, RecursionError):
+                record = None
+            if not is_record(record):
                 damaged += 1
+            elif "error" not in record or "error" in records.get(record["key"], record):
+                records[record["key"]] = record
     return records, damaged
+
+
+def is_record(record: object) -> bool:
+    """Whether it has a key, and values that are numbers, or an error."""
+    match record:
+        case {"key": str(), "values": dict(values)}:
+            return all(isinstance(value, float | int) for value in values.values())
+        case {"key": str(), "error": str()}:
+            return True
+    return False
 
 
 class Writer:
