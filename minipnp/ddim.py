@@ -24,26 +24,26 @@ CLEAN = 0  # the level of a picture: SD-1.x takes ᾱ_0 = 0.99915 for it, not 1
 Eps = Callable[[Tensor, int], Tensor]
 
 
-SPACINGS = ("leading", "trailing")
+# Steps by spacing, at most: 1000 leading ones would begin at a t that is not there, 667 trailing ones end at the clean
+# level.
+MOST = {"leading": 999, "trailing": 666}
 
 
 def timesteps(n: int, spacing: str = "leading") -> list[int]:
     """n levels, noisiest first.
 
-    "leading": 981, 961, …, 1 for n = 50, as SD-1.x was published. n is 1 to 999: 1000 would begin at a t that is not
-    there. Where n is small or does not divide 1000, the first level is far from pure noise: 667 for n = 334.
-    "trailing": 999, 979, …, 19 for n = 50: round(1000 − i·1000/n) − 1, the last n of "Common Diffusion Noise Schedules
-    and Sample Steps are Flawed" (Lin et al. 2024), as diffusers has it. Every n, 1 to 666, begins at pure noise.
+    "leading": 981, 961, …, 1 for n = 50, as SD-1.x was published. Where n is small or does not divide 1000, the first
+    level is far from pure noise: 667 for n = 334.
+    "trailing": 999, 979, …, 19 for n = 50: round(1000 − i·1000/n) − 1, as in "Common Diffusion Noise Schedules and
+    Sample Steps are Flawed" (Lin et al. 2024) and in diffusers. Every n begins at pure noise.
     """
-    if spacing == "leading" and 1 <= n <= 999:
+    if spacing not in MOST:
+        raise InputError(f"timesteps {spacing!r}: give {' or '.join(MOST)}")
+    if not 1 <= n <= MOST[spacing]:
+        raise InputError(f"{n} steps with {spacing} timesteps: give a number from 1 to {MOST[spacing]}")
+    if spacing == "leading":
         return [1 + i * (1000 // n) for i in reversed(range(n))]
-    if spacing == "trailing" and 1 <= n <= 666:  # of 667 the last level would be the clean one
-        return [round(level) - 1 for level in np.arange(1000, 0, -1000 / n).tolist()]
-    if spacing not in SPACINGS:
-        raise InputError(f"timesteps {spacing!r}: give {' or '.join(SPACINGS)}")
-    raise InputError(
-        f"{n} steps: give a number from 1 to {999 if spacing == 'leading' else '666 for trailing timesteps'}"
-    )
+    return [round(level) - 1 for level in np.arange(1000, 0, -1000 / n).tolist()]
 
 
 NOISY = 900  # the least t whose latents are near enough to pure noise to be replaced by it

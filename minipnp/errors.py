@@ -7,6 +7,7 @@ import re
 _LACK = re.compile(
     "out of memory|not enough memory|can(no|')t allocate memory|invalid buffer size|STATUS_ALLOC_FAILED", re.IGNORECASE
 )
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class InputError(ValueError):
@@ -25,9 +26,6 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, NoRoom) or (
         getattr(error, "errno", None) in FULL or re.search(rf"os error ({'|'.join(map(str, FULL))})\b", str(error))
     )
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cannot_write(path: object, error: BaseException) -> InputError:

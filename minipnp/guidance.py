@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from minipnp.ddim import CLEAN, SPACINGS, check_at, check_start, guided, invert, residual, sample, timesteps
+from minipnp.ddim import CLEAN, MOST, check_at, check_start, guided, invert, residual, sample, timesteps
 from minipnp.errors import InputError
 from minipnp.options import COUNT, STEPS, Options, Stepped, choice, option
 from minipnp.slots import Features, Tap
@@ -66,11 +66,21 @@ class Guidance:
         x_T = self.x_T if self.resampled else self.latents[edit.levels[0]]
         return replace(self, latents={t: self.latents[t] for t in edit.levels}, x_T=x_T)
 
+    @property
+    def made_for(self) -> Stepped:
+        """The steps that have just its levels. InputError: none have."""
+        n = len(self.latents)
+        for spacing in MOST:
+            if n <= MOST[spacing] and self.latents.keys() == {*timesteps(n, spacing)}:
+                return Stepped(n, spacing=spacing)
+        raise InputError("the guidance has levels that are those of no number of steps")
+
     def served(self) -> str:
-        """What to give for an edit that it serves."""
-        edits = (Stepped(n, spacing=spacing) for spacing in SPACINGS for n in range(len(self.latents), 0, -1))
-        most, *fewer = (edit for edit in edits if self.serves(edit))
-        also = f" (also served: {', '.join(str(edit.steps) for edit in fewer)})" if fewer else ""
+        """What to give for an edit that it serves; of fewer steps those that divide its own number."""
+        most = self.made_for
+        divisors = (n for n in range(most.steps - 1, 0, -1) if most.steps % n == 0)
+        fewer = [n for n in divisors if self.serves(replace(most, steps=n))]
+        also = f" (also served: {', '.join(map(str, fewer[:6]))}{' …' if len(fewer) > 6 else ''})" if fewer else ""
         return f"give --steps {most.steps} --timesteps {most.spacing}{also}, or `minipnp invert` again"
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, TypeVar
 
-from minipnp.ddim import SPACINGS, timesteps
+from minipnp.ddim import MOST, timesteps
 from minipnp.errors import InputError
 from minipnp.slots import Layer, decoder
 
@@ -235,7 +235,7 @@ class Stepped(Options):
     spacing: str = option(
         "leading",
         "levels of the steps: leading, as published (981, 961, … of 50), or trailing, from pure noise (999, 979, …)",
-        choice(*SPACINGS),
+        choice(*MOST),
         name="timesteps",
         kw_only=True,
     )

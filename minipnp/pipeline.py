@@ -80,7 +80,8 @@ def translate(
 
     settings: by default what the model advises, in the guidance's steps.
     """
-    settings = settings or sd.advised(PnP, steps=len(G.latents))
+    if settings is None:
+        settings = sd.advised(PnP, steps=G.made_for.steps, timesteps=G.made_for.spacing)
     steps = translation(sd, G, prompts, negative, settings)
     *_, (_, x_0) = progress(steps, settings.steps, "translation")
     return sd.decode(x_0)

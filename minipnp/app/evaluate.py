@@ -15,6 +15,7 @@ from minipnp.app.options import (
     add_model_options,
     add_options,
     add_taking_options,
+    reader,
     words,
 )
 from minipnp.app.results import check_out, record
@@ -35,7 +36,9 @@ def evaluate_options(here: Parser) -> None:
         "\n\nBroken off, the same command goes on where it was. N processes share the list under"
         "\n`torchrun --nproc-per-node N -m minipnp evaluate …`. Methods, metrics and layouts: docs/evaluation.md."
     )
-    here.add_argument("benchmark", nargs="?", help="bundled (the default), or a folder of TI2I or of PIE-Bench")
+    here.add_argument(
+        "benchmark", nargs="?", type=reader(PLACE), help="bundled (the default), or a folder of TI2I or of PIE-Bench"
+    )
     names = ", ".join((*RUNS, RECONSTRUCTION))
     add(here, "--methods", f"any of {names} (default: the published methods, with ablations)", words())
     metrics_help = "any of clip, clip-acc, structure, background, icons, iou (default: icons,iou for the bundled one, "

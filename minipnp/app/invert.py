@@ -29,15 +29,8 @@ from minipnp.options import PLACE, SWITCH, choice
 from minipnp.pipeline import check_sides, guidance_from_picture
 from minipnp.pnp import PnP
 
-KEPT = (
-    "steps",
-    "timesteps",
-    "tau_f",
-    "tau_A",
-    "f_layers",
-    "A_layers",
-    "inclusive",
-)  # what decides which features are kept
+# What decides which features are kept.
+KEPT = ("steps", "timesteps", "tau_f", "tau_A", "f_layers", "A_layers", "inclusive")
 TAKEN = ("square", "seed", "vae_sampled")  # what of `Taking` an inverted picture has settled, but for its size
 
 

@@ -1,9 +1,9 @@
 """The commands about models: `weights` fetches Stable Diffusion 1.5, `words` lists what prompts may say."""
 
-import os
+from pathlib import Path
 
 from minipnp.app.models import model_of
-from minipnp.app.options import Parser, add
+from minipnp.app.options import MODEL, Parser, add
 from minipnp.errors import InputError
 from minipnp.files import hub
 from minipnp.files.known_words import FILE, KnownWords
@@ -17,7 +17,7 @@ def weights_options(here: Parser) -> None:
 
 
 def words_options(here: Parser) -> None:
-    add(here, "--model", "bundled, or a folder (default: as for translate)", NAME)
+    add(here, "--model", "bundled, or a folder (default: as for translate)", MODEL)
     here.add_argument("-h", "--help", help="show this help and exit", action="help")
 
 
@@ -28,7 +28,7 @@ def weights_command(given: dict, argv: list[str]) -> int:
 
 def words_command(given: dict, argv: list[str]) -> int:
     """What a model's prompts may say."""
-    if given.get("model") not in (None, "bundled", "sd15") and not os.path.exists(os.path.expanduser(given["model"])):
+    if given.get("model") not in (None, "bundled", "sd15") and not Path(given["model"]).exists():
         raise InputError(f"no model {given['model']!r} here: give bundled, or a folder")
     path, _ = model_of(given)
     print(KnownWords.of(path) or f"{path} has no {FILE}: say anything, in English")

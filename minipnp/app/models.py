@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def known_words(path: Path) -> KnownWords | None:
 
 def advice(given: dict, like: str = "minipnp") -> Advice:
     """What the model advises, read before it is loaded. Other codebases have settings of their own, for any model."""
-    here = given.get("model") in (None, "bundled", "sd15") or os.path.isdir(os.path.expanduser(given["model"]))
+    here = given.get("model") in (None, "bundled", "sd15") or Path(given["model"]).is_dir()
     return advice_of(model_of(given)[0]) if here and like == "minipnp" else Advice()
 
 

@@ -3,7 +3,9 @@
 import argparse
 import difflib
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from minipnp.errors import InputError
 from minipnp.guidance import Inversion
@@ -57,7 +59,9 @@ class Switch(argparse.BooleanOptionalAction):
 
 
 def shown_value(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -97,10 +101,7 @@ def has_default(o: Option) -> bool:
 
 
 def shown(form: Form, value: object) -> str:
-    value = form.write(value)
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return shown_value(form.write(value))
 
 
 def add_option(group, o: Option) -> None:
@@ -179,7 +180,7 @@ def add_taking_options(group, *names: str) -> None:
 
 def add_model_options(here: Parser) -> None:
     model = here.add_argument_group("model")
-    add(model, "--model", "bundled, sd15, a file, a folder, a hub id (default: sd15 if there, or bundled)", NAME)
+    add(model, "--model", "bundled, sd15, a file, a folder, a hub id (default: sd15 if there, or bundled)", MODEL)
     add(model, "--vae", "take the VAE from this file or folder", PLACE)
     add(model, "--prediction-type", "what the UNet predicts, where its files do not say", choice("epsilon", "v"))
     add(model, "--ema", "take the averaged weights of a single file", SWITCH)
@@ -251,5 +252,6 @@ def words(*names: str) -> Form:
     return Form(says, same, read, metavar="NAME,…")
 
 
+MODEL = replace(NAME, read=os.path.expanduser)  # it may be a path
 POINTS = Form("places X,Y in pixels, such as '120,64 30,200'", same, _points, metavar="'X,Y …'")
 TIMES = Form("timesteps with commas between them, such as 981,541", same, _times, metavar="T,…")

@@ -12,7 +12,6 @@ What cannot be used, a row without prompts or a picture that is not there, is le
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +96,7 @@ def drawn_evenly(rows: list, n: int | None) -> list:
 
 def read_benchmark(what: str) -> Benchmark:
     """what: "bundled", or a folder or file in one of the layouts above. InputError: there is nothing of the kind."""
-    path = hub.WEIGHTS / "bundled" / "benchmark" if what == "bundled" else Path(os.path.expanduser(what)).absolute()
+    path = hub.WEIGHTS / "bundled" / "benchmark" if what == "bundled" else Path(what).absolute()
     if not path.exists():
         raise InputError(f"no benchmark {what!r}: give bundled, or a folder in the layout of TI2I or of PIE-Bench")
     folder = path if path.is_dir() else path.parent

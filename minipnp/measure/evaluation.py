@@ -70,9 +70,7 @@ class Job:
 class Plan:
     """What an evaluation is. about: the model, as the records say it. steps: of every method; None: its own.
 
-    spacing: of the timesteps, see `ddim.timesteps`.
-
-    advised: the options that the model advises, by name.
+    spacing: of the timesteps, see `ddim.timesteps`. advised: the options that the model advises, by name.
     """
 
     benchmark: Benchmark

@@ -22,6 +22,12 @@ from minipnp.measure.runs import RUNS
 DRAWS = 2000
 SEED = 0
 FEWEST = 10  # guidance pictures of which a verdict is given: intervals by bootstrap are too narrow for fewer
+VERDICTS = {  # whether Plug-and-Play is above on one axis at least, and whether it is below on one
+    (True, False): "above, and below on neither",
+    (False, True): "below, and above on neither",
+    (True, True): "above on one, below on the other",
+    (False, False): "no difference seen",
+}
 # the first of each that was measured
 LAYOUT_AXES = ("structure", "iou")
 TEXT_AXES = ("clip", "fidelity")
@@ -187,16 +193,7 @@ def _differences(found: Results) -> list[str]:
             above = above or more.low > 0
             below = below or more.high < 0
         few = len({rows[n].guidance for n in shared}) < FEWEST
-        verdict = (
-            f"of fewer than {FEWEST} guidance pictures: not told"
-            if few
-            else {
-                (True, False): "above, and below on neither",
-                (False, True): "below, and above on neither",
-                (True, True): "above on one, below on the other",
-                (False, False): "no difference seen",
-            }[above, below]
-        )
+        verdict = f"of fewer than {FEWEST} guidance pictures: not told" if few else VERDICTS[above, below]
         lines.append(f"| {' | '.join([RUNS[method].label, *cells, str(len(shared)), verdict])} |")
     head = [f"{COLUMNS[name].label}, more is better" for name in pair]
     return (

@@ -113,7 +113,8 @@ def test_a_model_under_the_home_folder_has_its_own_scale(monkeypatch, tmp_path):
     """~ in `--model=~/copy` is left to the program by most shells."""
     (tmp_path / "copy").symlink_to(hub.WEIGHTS / "bundled")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert models.advice({"model": "~/copy"}) == models.advice({"model": "bundled"}) != Advice()
+    given = commands.read_options(["--model=~/copy"])
+    assert models.advice(given) == models.advice({"model": "bundled"}) != Advice()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -286,6 +286,20 @@ def test_a_guidance_serves_fewer_steps_where_it_has_their_levels():
     assert sampled.for_edit(Stepped(10)).x_T is sampled.x_T
     with pytest.raises(InputError, match="give --steps 10 --timesteps leading, or"):
         sampled.for_edit(Stepped(5))  # its x_T is of another level
+    every = guidance_from_text(CountingNetwork(), X, NULL, NULL, Stepped(999))
+    with pytest.raises(InputError, match="give --steps 999 --timesteps leading, or"):
+        every.for_edit(Stepped(50))
+    many = guidance_from_latent(CountingNetwork(), X, NULL, Stepped(100), Inversion())
+    with pytest.raises(InputError, match=r"also served: 50, 25, 20, 10, 5, 4 …\)"):
+        many.for_edit(Stepped(30))
+
+
+def test_a_guidance_knows_what_it_was_made_for():
+    for edit in (Stepped(10), Stepped(10, spacing="trailing"), Stepped(1)):
+        assert guidance_from_latent(CountingNetwork(), X, NULL, edit, Inversion()).made_for == edit
+    odd = Guidance({7: X, 3: X}, X, X, NULL)
+    with pytest.raises(InputError, match="of no number of steps"):
+        odd.made_for  # noqa: B018
 
 
 def test_levels_that_the_inversion_has_not_are_resampled():
